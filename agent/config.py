@@ -1,0 +1,229 @@
+"""The configuration: `config.yaml`, checked as a whole, with every problem named by its key path."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlsplit
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.domain import BlastRadius, ConfigError, Safety
+
+DEFAULT_PATH = Path("config.yaml")
+LEDGER_PASSWORD = "GRIDMEDIC_LEDGER_PASSWORD"  # noqa: S105 - the variable's name, not a password
+ELASTICSEARCH_API_KEY = "GRIDMEDIC_ELASTICSEARCH_API_KEY"
+ELASTICSEARCH_PASSWORD = "GRIDMEDIC_ELASTICSEARCH_PASSWORD"  # noqa: S105 - the variable's name, not a password
+SLACK_BOT_TOKEN = "SLACK_BOT_TOKEN"  # noqa: S105 - the variable's name, not a token
+SLACK_APP_TOKEN = "SLACK_APP_TOKEN"  # noqa: S105 - the variable's name, not a token
+
+_SECRET_KEY = re.compile(r"(?i)(password|passwd|secret|token|api_?key|credential)")
+_SECRET_VALUE = re.compile(r"^(xox[abprs]-|xapp-)|://[^/@\s:]+:[^/@\s]+@")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GridSettings(_Section):
+    kind: Literal["simulated"] = "simulated"
+    url: str = "http://127.0.0.1:8850"
+    dry_run: bool = False
+
+
+class SimulatedSource(_Section):
+    kind: Literal["simulated"]
+    url: str = "http://127.0.0.1:8850"
+
+
+class FilesSource(_Section):
+    kind: Literal["files"]
+    paths: Annotated[list[str], Field(min_length=1)]
+
+
+class ElasticsearchSource(_Section):
+    kind: Literal["elasticsearch"]
+    url: str
+    index: str
+    time_field: str = "@timestamp"
+    user: str | None = None
+    ca_certs: str | None = None
+    overlap_s: Annotated[float, Field(ge=0)] = 600.0
+
+
+SourceSettings = Annotated[SimulatedSource | FilesSource | ElasticsearchSource, Field(discriminator="kind")]
+
+
+class PollSettings(_Section):
+    every_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    limit: Annotated[int, Field(ge=1, le=200_000)] = 5_000
+
+
+class ForecastSettings(_Section):
+    model: str = "default"
+
+
+class DetectionSettings(_Section):
+    alarm_budget: Annotated[float, Field(gt=0, lt=0.5)] = 0.001
+
+
+class RemedySettings(_Section):
+    outside: list[str] = []
+    disabled: list[str] = []
+    deadline_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+
+
+class AutonomySettings(_Section):
+    enabled: bool = False
+    safety_cap: Safety = Safety.REVERSIBLE
+    blast_radius_cap: BlastRadius = BlastRadius.LINK
+    min_trust: Annotated[float, Field(ge=0, le=1)] = 0.8
+    min_confidence: Annotated[float, Field(ge=0, le=1)] = 0.7
+    max_actions_per_hour: Annotated[int, Field(ge=0)] = 10
+    max_targets: Annotated[int, Field(ge=1)] = 20
+    ineffective_before: Annotated[int, Field(ge=1)] = 2
+
+
+class ConsoleSettings(_Section):
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8860
+    operator: Annotated[str, Field(min_length=1)] = "operator"
+
+
+class SlackSettings(_Section):
+    channel: str = "#grid-operations"
+    operators: dict[str, str] = {}
+
+
+class DeskSettings(_Section):
+    console: ConsoleSettings = ConsoleSettings()
+    slack: SlackSettings = SlackSettings()
+
+
+class LogSettings(_Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Config(_Section):
+    """Everything that can be set; `base` is the directory that relative paths start at."""
+
+    base: Path = Field(default=Path(), exclude=True)
+    state: Path = Path("var")
+    ledger: str = "sqlite:///var/ledger.db"
+    grid: GridSettings = GridSettings()
+    events: Annotated[list[SourceSettings], Field(min_length=1)] = [SimulatedSource(kind="simulated")]
+    measurements: list[SourceSettings] = [SimulatedSource(kind="simulated")]
+    site_map: Path | None = None
+    poll: PollSettings = PollSettings()
+    forecast: ForecastSettings = ForecastSettings()
+    detection: DetectionSettings = DetectionSettings()
+    remedies: RemedySettings = RemedySettings()
+    autonomy: AutonomySettings = AutonomySettings()
+    desk: DeskSettings = DeskSettings()
+    log: LogSettings = LogSettings()
+
+    def path(self, path: Path | str) -> Path:
+        return self.base / path
+
+    @property
+    def state_dir(self) -> Path:
+        return self.path(self.state)
+
+    @property
+    def ledger_url(self) -> str:
+        """The ledger's URL with an absolute path (SQLite) or with the password from the environment (PostgreSQL)."""
+        if self.ledger.startswith("sqlite:///"):
+            return f"sqlite:///{self.path(self.ledger.removeprefix('sqlite:///')).absolute()}"
+        password = os.environ.get(LEDGER_PASSWORD)
+        parts = urlsplit(self.ledger)
+        if password is None or "@" not in parts.netloc:
+            return self.ledger
+        user, _, host = parts.netloc.rpartition("@")
+        return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()
+
+
+def load(path: Path | None = None) -> Config:
+    """Read the configuration; raise ConfigError that lists all problems by key path. No path: `config.yaml`."""
+    where = path or DEFAULT_PATH
+    try:
+        text = where.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{where} does not exist; name the file with --config, or copy config.yaml here") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{where} cannot be read: {error}; give a readable UTF-8 YAML file") from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where} holds a {type(content).__name__} where settings by name are expected")
+    return parse(content, base=where.parent, where=str(where))
+
+
+def parse(content: Mapping[str, Any], *, base: Path, where: str) -> Config:
+    """Check settings that were read from `where`; raise ConfigError with one line for each problem."""
+    problems = list(_secrets(content, ()))
+    config: Config | None = None
+    try:
+        config = Config.model_validate({**content, "base": base})
+    except ValidationError as error:
+        problems += [_line(entry) for entry in error.errors()]
+    if config is not None:
+        problems += _impossible(config)
+    if problems or config is None:
+        listed = "\n".join(f"  {problem}" for problem in problems)
+        raise ConfigError(f"{where} has {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n{listed}")
+    return config
+
+
+def _line(entry: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails is a TypedDict of Any
+    # A discriminated union puts its tag into the path; the reader knows it as the list's entry alone.
+    kinds = {"simulated", "files", "elasticsearch"}
+    path = ".".join(str(part) for part in entry["loc"] if part not in kinds)
+    message = entry["msg"].removeprefix("Value error, ")
+    if entry["type"] == "extra_forbidden":
+        return f"{path}: there is no such setting; see config.yaml for those that there are"
+    value = entry.get("input")
+    hidden = isinstance(value, (dict, list)) or _SECRET_VALUE.search(str(value)) or _SECRET_KEY.search(path)
+    shown = "" if hidden else f" (it is {value!r})"
+    return f"{path}: {message}{shown}"
+
+
+def _secrets(value: object, path: tuple[str, ...]) -> Iterator[str]:
+    """Secrets that stand in the file. The value itself is not repeated: the message may end up in a log."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if _SECRET_KEY.search(str(key)):
+                yield f"{'.'.join((*path, str(key)))}: secrets come from the environment, not from this file"
+            else:
+                yield from _secrets(inner, (*path, str(key)))
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield from _secrets(inner, (*path, str(place)))
+    elif isinstance(value, str) and _SECRET_VALUE.search(value):
+        yield f"{'.'.join(path)}: this holds a secret; leave it out and set it in the environment"
+
+
+def _impossible(config: Config) -> list[str]:
+    problems = []
+    if config.desk.console.host not in {"127.0.0.1", "::1", "localhost"}:
+        problems.append(
+            f"desk.console.host: {config.desk.console.host!r} is not a loopback address; the console has no login of its own"
+        )
+    if not config.ledger.startswith(("sqlite:///", "postgresql+psycopg://")):
+        problems.append(f"ledger: {config.ledger!r} must begin with sqlite:/// or postgresql+psycopg://")
+    if config.autonomy.safety_cap is Safety.DESTRUCTIVE:
+        problems.append("autonomy.safety_cap: destructive remedies always ask; use disruptive at the most")
+    if config.site_map is not None and not config.path(config.site_map).is_file():
+        problems.append(f"site_map: {str(config.site_map)!r} is not a file")
+    if config.forecast.model != "default" and not config.path(config.forecast.model).is_dir():
+        problems.append(f"forecast.model: {config.forecast.model!r} is neither `default` nor a directory")
+    return problems

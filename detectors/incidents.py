@@ -1,0 +1,295 @@
+"""Incidents: anomalous transfers grouped under one culprit, opened with hysteresis, grown, and closed when it recovers.
+
+Works in event time. The window of the last half hour is looked at once a minute, at whole minutes, so that incidents do not
+depend on how the stream was cut into polls. A fold over observed rows: a restart gives the same book.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+
+from detectors.localisation import Suspect, localise, partners, roles, touches
+from models.domain import Entity, Evidence, Example, Incident, IncidentKind, IncidentStatus, Share
+
+WINDOW_S = 1800.0
+STEP_S = 60.0
+RECOVERED_S = 900.0  # the culprit's transfers of this long must look healthy before an incident closes
+RECOVERED_MIN = 3  # of them, at least
+ABANDONED_S = 3600.0  # without any transfer of the culprit, nothing can be said any more
+REOPEN_S = 1800.0
+SAME_CAUSE = 0.6  # share of a suspect's bad transfers that an open incident already explains
+MAX_EXAMPLES = 5
+MAX_LISTED = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Signal:
+    """One kind of trouble: which transfers take part, which are bad, and which share of bad ones is usual."""
+
+    kind: IncidentKind
+    usual: float
+
+    def select(self, observed: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+        if self.kind is IncidentKind.FAILING_TRANSFERS:
+            return observed, observed["failed"]
+        done = observed[~observed["failed"]]
+        return done, done["flagged"]
+
+
+SIGNALS = (
+    _Signal(kind=IncidentKind.SLOW_TRANSFERS, usual=0.01),
+    _Signal(kind=IncidentKind.FAILING_TRANSFERS, usual=0.05),
+)
+
+
+class IncidentBook:
+    """Open incidents and the window that they are judged by."""
+
+    def __init__(self) -> None:
+        self.reset(incidents=(), observed=None, until=None)
+
+    def reset(self, *, incidents: Sequence[Incident], observed: pd.DataFrame | None, until: float | None) -> None:
+        """Start from the ledger: its open and lately closed incidents, its observed rows, and how far they were judged."""
+        self._incidents = {incident.id: incident for incident in incidents}
+        self._window = observed if observed is not None else pd.DataFrame()
+        self._until = until
+        if until is not None:
+            self._trim()
+
+    @property
+    def open(self) -> list[Incident]:
+        return [incident for incident in self._incidents.values() if not incident.closed]
+
+    def covers(self, observed: pd.DataFrame) -> pd.Series:
+        """Which transfers the culprit of an open incident took part in: they do not calibrate."""
+        covered = pd.Series(data=False, index=observed.index)
+        if self.open:
+            role = roles(observed)
+            for incident in self.open:
+                covered |= touches(incident.culprit, role)
+        return covered
+
+    def advance(self, observed: pd.DataFrame, *, until: float) -> list[Incident]:
+        """Take in new rows and judge every whole minute up to `until` (event time); return the incidents that changed."""
+        self._window = pd.concat([self._window, observed], ignore_index=True) if len(self._window) else observed
+        if self._until is None:
+            first = self._window["ended_at"].min() if len(self._window) else until
+            self._until = math.floor(first / STEP_S) * STEP_S
+        changed: dict[str, Incident] = {}
+        while self._until + STEP_S <= until:
+            self._until = self._next_step(until)
+            for incident in self._judge(self._until):
+                changed[incident.id] = incident
+        self._trim()
+        return list(changed.values())
+
+    @property
+    def until(self) -> float | None:
+        """Event time up to which the book has judged."""
+        return self._until
+
+    def _next_step(self, until: float) -> float:
+        """The next minute worth judging: over a gap without transfers and incidents, straight to its end."""
+        assert self._until is not None  # noqa: S101 - set by `advance` before its loop
+        step = self._until + STEP_S
+        if self.open:
+            return step
+        waiting = self._window.loc[self._window["ended_at"] >= self._until, "ended_at"]
+        first = waiting.min() if len(waiting) else until
+        return min(max(step, math.ceil(first / STEP_S) * STEP_S), math.floor(until / STEP_S) * STEP_S)
+
+    def _trim(self) -> None:
+        if self._until is not None and len(self._window):
+            self._window = self._window[self._window["ended_at"] >= self._until - WINDOW_S].reset_index(drop=True)
+        forgotten = [i.id for i in self._incidents.values() if i.closed_at and self._age(i.closed_at) > REOPEN_S]
+        for incident_id in forgotten:
+            del self._incidents[incident_id]
+
+    def _age(self, moment: datetime) -> float:
+        return (self._until or 0.0) - moment.timestamp()
+
+    def _judge(self, at: float) -> list[Incident]:
+        recent = self._window[(self._window["ended_at"] < at) & (self._window["ended_at"] >= at - WINDOW_S)]
+        role = roles(recent) if len(recent) else None
+        changed: list[Incident] = []
+        for signal in SIGNALS:
+            members, bad = signal.select(recent)
+            if role is None:
+                changed += self._close_recovered(signal, members, bad, None, at)
+                continue
+            member_role = role.loc[members.index]
+            changed += self._grow(signal, members, bad, member_role, at)
+            changed += self._open_new(signal, members, bad, member_role, at)
+            changed += self._close_recovered(signal, members, bad, member_role, at)
+        return changed
+
+    def _grow(
+        self, signal: _Signal, members: pd.DataFrame, bad: pd.Series, role: pd.DataFrame, at: float
+    ) -> list[Incident]:
+        grown = []
+        for incident in self._of(signal.kind):
+            fresh = bad & touches(incident.culprit, role) & (members["ended_at"] >= at - STEP_S)
+            if not fresh.any():
+                continue
+            grown.append(self._keep(self._with_evidence(incident, members, bad, role, at, new=int(fresh.sum()))))
+        return grown
+
+    def _open_new(
+        self, signal: _Signal, members: pd.DataFrame, bad: pd.Series, role: pd.DataFrame, at: float
+    ) -> list[Incident]:
+        if not (bad & (members["ended_at"] >= at - STEP_S)).any():
+            return []
+        opened = []
+        for suspect in localise(role, bad, expected_share=signal.usual):
+            own = touches(suspect.entity, role) & bad
+            known = self._same_cause(signal.kind, suspect, role, own)
+            if known is None:
+                incident = self._reopened(signal.kind, suspect.entity) or self._new(signal.kind, suspect.entity, at)
+                incident = replace(incident, confidence=suspect.confidence)
+                opened.append(self._keep(self._with_evidence(incident, members, bad, role, at, new=int(own.sum()))))
+            elif known.culprit != suspect.entity and int((touches(known.culprit, role) & own).sum()) < 0.9 * int(
+                own.sum()
+            ):
+                wider = replace(known, culprit=suspect.entity, confidence=suspect.confidence)
+                opened.append(self._keep(self._with_evidence(wider, members, bad, role, at, new=0)))
+        return opened
+
+    def _same_cause(self, kind: IncidentKind, suspect: Suspect, role: pd.DataFrame, own: pd.Series) -> Incident | None:
+        """The open incident that already explains the suspect's bad transfers, or is itself explained by them."""
+        for incident in self._of(kind):
+            if incident.culprit == suspect.entity:
+                return incident
+            theirs = touches(incident.culprit, role)
+            shared = float((theirs & own).sum())
+            if shared >= SAME_CAUSE * float(own.sum()):
+                return incident
+        return None
+
+    def _reopened(self, kind: IncidentKind, culprit: Entity) -> Incident | None:
+        for incident in self._incidents.values():
+            if incident.closed and incident.kind is kind and incident.culprit == culprit:
+                return replace(incident, status=IncidentStatus.OPEN, closed_at=None)
+        return None
+
+    def _new(self, kind: IncidentKind, culprit: Entity, at: float) -> Incident:
+        moment = _utc(at)
+        digest = hashlib.blake2b(f"{kind} {culprit} {at}".encode(), digest_size=4).hexdigest()
+        blank = Evidence(summary="", window_s=WINDOW_S, anomalous=0, total=0, background=0.0)
+        return Incident(
+            id=f"inc-{digest}",
+            kind=kind,
+            culprit=culprit,
+            opened_at=moment,
+            updated_at=moment,
+            confidence=0.0,
+            severity=0.0,
+            evidence=blank,
+        )
+
+    def _close_recovered(
+        self, signal: _Signal, members: pd.DataFrame, bad: pd.Series, role: pd.DataFrame | None, at: float
+    ) -> list[Incident]:
+        closed = []
+        for incident in self._of(signal.kind):
+            if role is None:
+                healthy = False
+            else:
+                late = touches(incident.culprit, role) & (members["ended_at"] >= at - RECOVERED_S)
+                share = float(bad[late].mean()) if late.any() else 1.0
+                healthy = int(late.sum()) >= RECOVERED_MIN and share <= 2.0 * signal.usual
+            quiet = at - incident.updated_at.timestamp()
+            if (healthy and quiet >= RECOVERED_S) or quiet >= ABANDONED_S:
+                ended = replace(incident, status=IncidentStatus.CLOSED, closed_at=_utc(at))
+                closed.append(self._keep(ended))
+        return closed
+
+    def _with_evidence(
+        self, incident: Incident, members: pd.DataFrame, bad: pd.Series, role: pd.DataFrame, at: float, *, new: int
+    ) -> Incident:
+        evidence = gather(incident.kind, incident.culprit, members, bad, role)
+        severity = 1.0 - math.exp(-evidence.anomalous / 40.0)
+        return replace(
+            incident,
+            updated_at=_utc(at),
+            anomalous=incident.anomalous + new,
+            severity=round(severity, 3),
+            evidence=evidence,
+        )
+
+    def _of(self, kind: IncidentKind) -> list[Incident]:
+        return [incident for incident in self.open if incident.kind is kind]
+
+    def _keep(self, incident: Incident) -> Incident:
+        self._incidents[incident.id] = incident
+        return incident
+
+
+def gather(kind: IncidentKind, culprit: Entity, members: pd.DataFrame, bad: pd.Series, role: pd.DataFrame) -> Evidence:
+    """Evidence of one incident from the transfers of a window: `members`, which of them are `bad`, their `roles`."""
+    own = touches(culprit, role)
+    guilty = own & bad
+    others = ~own
+    rows = members[guilty]
+    background = float(bad[others].mean()) if others.any() else 0.0
+    worst = rows.sort_values("ended_at").tail(MAX_EXAMPLES)
+    paths = {"loss": "path_loss", "delay_ms": "path_delay_ms", "throughput_bps": "path_throughput_bps"}
+    network = {name: float(rows[column].median()) for name, column in paths.items() if rows[column].notna().any()}
+    rules = [rule for rule in rows["rule_id"].unique() if rule]
+    return Evidence(
+        summary=_summary(kind, culprit, int(guilty.sum()), int(own.sum()), background),
+        window_s=WINDOW_S,
+        anomalous=int(guilty.sum()),
+        total=int(own.sum()),
+        background=round(background, 5),
+        as_source=_share(role["source"], culprit, bad),
+        as_destination=_share(role["destination"], culprit, bad),
+        links={str(link): n for link, n in list(partners(culprit, role, bad).items())[:MAX_LISTED]},
+        activities=_counts(rows["activity"]),
+        reasons=_counts(rows.loc[rows["failed"], "reason"]),
+        rules=tuple(rules[:MAX_LISTED]),
+        network=network,
+        examples=tuple(_example(row) for row in worst.to_dict("records")),
+    )
+
+
+def _summary(kind: IncidentKind, culprit: Entity, bad: int, total: int, background: float) -> str:
+    what = "failed" if kind is IncidentKind.FAILING_TRANSFERS else "took longer than their link allows now"
+    return f"{bad} of {total} transfers of {culprit} {what} in the last 30 minutes; elsewhere {background:.1%} did"
+
+
+def _share(column: pd.Series, culprit: Entity, bad: pd.Series) -> Share:
+    own = column == culprit.name
+    return Share(anomalous=int((own & bad).sum()), total=int(own.sum()))
+
+
+def _counts(values: pd.Series) -> dict[str, int]:
+    return {str(name): int(n) for name, n in values.value_counts().head(MAX_LISTED).items()}
+
+
+def _example(row: dict[object, object]) -> Example:
+    started, ended = _number(row["started_at"]), _number(row["ended_at"])
+    median = _number(row["q50"])
+    return Example(
+        request_id=str(row["request_id"]),
+        link=f"{row['source']}>{row['destination']}",
+        ended_at=_utc(ended),
+        duration_s=None if np.isnan(started) else round(ended - started, 1),
+        expected_s=None if np.isnan(median) else round(math.expm1(median), 1),
+        threshold_s=None if np.isnan(_number(row["threshold_s"])) else round(_number(row["threshold_s"]), 1),
+        reason=str(row["reason"]),
+    )
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else float("nan")
+
+
+def _utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
