@@ -45,6 +45,7 @@ class Pass:
     decisions: int = 0
     actions: int = 0
     caught_up: bool = True
+    unreachable: list[str] = field(default_factory=list)  # sources that could not be read, and why
     observed: pd.DataFrame | None = None
 
     def numbers(self) -> dict[str, int]:
@@ -122,19 +123,20 @@ class Agent:
         """The next page of each source; a source that cannot be read is left for the next pass."""
         with self.ledger.begin(write=False) as tx:
             cursors = {source.name: tx.cursor(source.name) for source in (*self._measurements, *self._events)}
-        readings = self._pages(self._measurements, cursors, now)
-        pages = self._pages(self._events, cursors, now)
+        readings = self._pages(self._measurements, cursors, now, done)
+        pages = self._pages(self._events, cursors, now, done)
         done.caught_up = all(page.caught_up for _, page in (*readings, *pages))
         return readings, pages
 
     def _pages(
-        self, sources: Sequence[Source], cursors: Mapping[str, dict[str, object] | None], now: datetime
+        self, sources: Sequence[Source], cursors: Mapping[str, dict[str, object] | None], now: datetime, done: Pass
     ) -> list[tuple[Source, Page]]:
         pages = []
         for source in sources:
             try:
                 pages.append((source, source.poll(cursors[source.name], limit=self._limit, now=now)))
             except SourceError as error:
+                done.unreachable.append(str(error))
                 log.warning("source-unreachable", source=source.name, error=str(error))
         return pages
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 
-from detectors.localisation import Suspect, localise, partners, roles, touches
+from detectors.localisation import MIN_BAD, NEW_ROLES, ROLE_COLUMNS, Suspect, localise, partners, roles, touches
 from models.domain import Entity, Evidence, Example, Incident, IncidentKind, IncidentStatus, Share
 
 WINDOW_S = 1800.0
@@ -24,6 +24,7 @@ RECOVERED_S = 900.0  # the culprit's transfers of this long must look healthy be
 RECOVERED_MIN = 3  # of them, at least
 ABANDONED_S = 3600.0  # without any transfer of the culprit, nothing can be said any more
 REOPEN_S = 1800.0
+WIDER = 0.9  # an incident that explains less than this share of a suspect's bad transfers is widened to it
 SAME_CAUSE = 0.6  # share of a suspect's bad transfers that an open incident already explains
 MAX_EXAMPLES = 5
 MAX_LISTED = 10
@@ -58,7 +59,7 @@ class IncidentBook:
     def reset(self, *, incidents: Sequence[Incident], observed: pd.DataFrame | None, until: float | None) -> None:
         """Start from the ledger: its open and lately closed incidents, its observed rows, and how far they were judged."""
         self._incidents = {incident.id: incident for incident in incidents}
-        self._window = observed if observed is not None else pd.DataFrame()
+        self._window = _with_roles(observed) if observed is not None else pd.DataFrame()
         self._until = until
         if until is not None:
             self._trim()
@@ -78,7 +79,8 @@ class IncidentBook:
 
     def advance(self, observed: pd.DataFrame, *, until: float) -> list[Incident]:
         """Take in new rows and judge every whole minute up to `until` (event time); return the incidents that changed."""
-        self._window = pd.concat([self._window, observed], ignore_index=True) if len(self._window) else observed
+        fresh = _with_roles(observed)
+        self._window = pd.concat([self._window, fresh], ignore_index=True) if len(self._window) else fresh
         if self._until is None:
             first = self._window["ended_at"].min() if len(self._window) else until
             self._until = math.floor(first / STEP_S) * STEP_S
@@ -116,18 +118,17 @@ class IncidentBook:
         return (self._until or 0.0) - moment.timestamp()
 
     def _judge(self, at: float) -> list[Incident]:
-        recent = self._window[(self._window["ended_at"] < at) & (self._window["ended_at"] >= at - WINDOW_S)]
-        role = roles(recent) if len(recent) else None
+        ended = self._window["ended_at"].to_numpy(np.float64)
+        recent = self._window[(ended < at) & (ended >= at - WINDOW_S)]
         changed: list[Incident] = []
         for signal in SIGNALS:
             members, bad = signal.select(recent)
-            if role is None:
-                changed += self._close_recovered(signal, members, bad, None, at)
+            if not self._of(signal.kind) and int(bad.sum()) < MIN_BAD:
                 continue
-            member_role = role.loc[members.index]
-            changed += self._grow(signal, members, bad, member_role, at)
-            changed += self._open_new(signal, members, bad, member_role, at)
-            changed += self._close_recovered(signal, members, bad, member_role, at)
+            role = members[list(ROLE_COLUMNS)]
+            changed += self._grow(signal, members, bad, role, at)
+            changed += self._open_new(signal, members, bad, role, at)
+            changed += self._close_recovered(signal, members, bad, role, at)
         return changed
 
     def _grow(
@@ -149,28 +150,18 @@ class IncidentBook:
         opened = []
         for suspect in localise(role, bad, expected_share=signal.usual):
             own = touches(suspect.entity, role) & bad
-            known = self._same_cause(signal.kind, suspect, role, own)
-            if known is None:
+            known = [incident for incident in self._of(signal.kind) if _one_cause(incident, suspect, role, bad)]
+            if not known:
                 incident = self._reopened(signal.kind, suspect.entity) or self._new(signal.kind, suspect.entity, at)
                 incident = replace(incident, confidence=suspect.confidence)
                 opened.append(self._keep(self._with_evidence(incident, members, bad, role, at, new=int(own.sum()))))
-            elif known.culprit != suspect.entity and int((touches(known.culprit, role) & own).sum()) < 0.9 * int(
-                own.sum()
-            ):
-                wider = replace(known, culprit=suspect.entity, confidence=suspect.confidence)
+                continue
+            oldest, *others = sorted(known, key=lambda incident: (incident.opened_at, incident.id))
+            if int((touches(oldest.culprit, role) & own).sum()) < WIDER * int(own.sum()):
+                wider = replace(oldest, culprit=suspect.entity, confidence=suspect.confidence)
                 opened.append(self._keep(self._with_evidence(wider, members, bad, role, at, new=0)))
+            opened += [self._keep(_merged(other, oldest, at)) for other in others]
         return opened
-
-    def _same_cause(self, kind: IncidentKind, suspect: Suspect, role: pd.DataFrame, own: pd.Series) -> Incident | None:
-        """The open incident that already explains the suspect's bad transfers, or is itself explained by them."""
-        for incident in self._of(kind):
-            if incident.culprit == suspect.entity:
-                return incident
-            theirs = touches(incident.culprit, role)
-            shared = float((theirs & own).sum())
-            if shared >= SAME_CAUSE * float(own.sum()):
-                return incident
-        return None
 
     def _reopened(self, kind: IncidentKind, culprit: Entity) -> Incident | None:
         for incident in self._incidents.values():
@@ -194,16 +185,12 @@ class IncidentBook:
         )
 
     def _close_recovered(
-        self, signal: _Signal, members: pd.DataFrame, bad: pd.Series, role: pd.DataFrame | None, at: float
+        self, signal: _Signal, members: pd.DataFrame, bad: pd.Series, role: pd.DataFrame, at: float
     ) -> list[Incident]:
         closed = []
         for incident in self._of(signal.kind):
-            if role is None:
-                healthy = False
-            else:
-                late = touches(incident.culprit, role) & (members["ended_at"] >= at - RECOVERED_S)
-                share = float(bad[late].mean()) if late.any() else 1.0
-                healthy = int(late.sum()) >= RECOVERED_MIN and share <= 2.0 * signal.usual
+            late = touches(incident.culprit, role) & (members["ended_at"] >= at - RECOVERED_S)
+            healthy = int(late.sum()) >= RECOVERED_MIN and float(bad[late].mean()) <= 2.0 * signal.usual
             quiet = at - incident.updated_at.timestamp()
             if (healthy and quiet >= RECOVERED_S) or quiet >= ABANDONED_S:
                 ended = replace(incident, status=IncidentStatus.CLOSED, closed_at=_utc(at))
@@ -229,6 +216,24 @@ class IncidentBook:
     def _keep(self, incident: Incident) -> Incident:
         self._incidents[incident.id] = incident
         return incident
+
+
+def _with_roles(observed: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([observed, roles(observed)[list(NEW_ROLES)]], axis=1)
+
+
+def _one_cause(incident: Incident, suspect: Suspect, role: pd.DataFrame, bad: pd.Series) -> bool:
+    """Whether an open incident already explains the suspect's bad transfers, or is itself explained by them."""
+    if incident.culprit == suspect.entity:
+        return True
+    theirs, own = touches(incident.culprit, role) & bad, touches(suspect.entity, role) & bad
+    shared = float((theirs & own).sum())
+    return shared >= SAME_CAUSE * float(own.sum()) or 0.0 < SAME_CAUSE * float(theirs.sum()) <= shared
+
+
+def _merged(incident: Incident, into: Incident, at: float) -> Incident:
+    evidence = replace(incident.evidence, summary=f"the same cause as {into.id} ({into.culprit})")
+    return replace(incident, status=IncidentStatus.CLOSED, closed_at=_utc(at), evidence=evidence)
 
 
 def gather(kind: IncidentKind, culprit: Entity, members: pd.DataFrame, bad: pd.Series, role: pd.DataFrame) -> Evidence:

@@ -21,6 +21,9 @@ MIN_RATIO = 12.0  # log-likelihood ratio: about one in ten million by chance, fo
 SITE_MARGIN = 6.0  # what a whole site must explain more than the best of its storage elements alone
 MAX_SUSPECTS = 8
 
+NEW_ROLES = ("link", "source_site", "destination_site")
+ROLE_COLUMNS = (*NEW_ROLES, "source", "destination", "fts")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspect:
