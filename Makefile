@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint bench model clean
+.PHONY: run test lint bench model constraints clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gridmedic needs Python 3.11; name yours with make PYTHON=/path/to/python3.11"; exit 1; }
@@ -29,6 +29,11 @@ bench: $(READY)  ## speeds, as ratios measured in one run
 
 model: $(READY)  ## the default model, from simulated transfers alone
 	$(BIN)/gridmedic train --simulated-hours 96 --seed 1 --out models/default
+
+constraints:  ## pin what is installed now; upgrade it first
+	@echo "# Every version that gridmedic is tested with; 'make constraints' writes this file." > constraints.new
+	$(BIN)/python -m pip freeze --exclude-editable | grep == | tr 'A-Z_' 'a-z-' >> constraints.new
+	mv constraints.new constraints.txt
 
 clean:
 	rm -rf $(VENV) var build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

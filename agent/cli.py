@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from models.domain import AnswerKind, AnswerRefused, GridmedicError, Rating
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _CONFIG = click.option(
     "--config",
@@ -46,10 +42,7 @@ def main() -> None:
         sys.exit(2)
 
 
-def answering(function: F) -> F:
-    """Options that every answer has."""
-    with_options = click.option("--as", "by", default=None, help="Your name; without it desk.console.operator.")(function)
-    return wraps(function)(_CONFIG(with_options))
+_AS = click.option("--as", "by", default=None, help="Your name; without it desk.console.operator.")
 
 
 @commands.command()
@@ -112,7 +105,8 @@ def proposals(config_path: Path | None, decision: str | None) -> None:
 
 
 @commands.command()
-@answering
+@_CONFIG
+@_AS
 @click.argument("decision")
 @click.argument("remedy", required=False)
 def approve(config_path: Path | None, by: str | None, decision: str, remedy: str | None) -> None:
@@ -121,7 +115,8 @@ def approve(config_path: Path | None, by: str | None, decision: str, remedy: str
 
 
 @commands.command()
-@answering
+@_CONFIG
+@_AS
 @click.argument("decision")
 def reject(config_path: Path | None, by: str | None, decision: str) -> None:
     """Do nothing of what a DECISION proposes."""
@@ -129,7 +124,8 @@ def reject(config_path: Path | None, by: str | None, decision: str) -> None:
 
 
 @commands.command()
-@answering
+@_CONFIG
+@_AS
 @click.argument("decision")
 @click.argument("rating", type=click.Choice([str(rating) for rating in Rating]))
 @click.argument("remedy", required=False)
@@ -139,14 +135,16 @@ def rate(config_path: Path | None, by: str | None, decision: str, rating: str, r
 
 
 @commands.command()
-@answering
+@_CONFIG
+@_AS
 def pause(config_path: Path | None, by: str | None) -> None:
     """Let nothing be carried out until `resume`; detection and proposals go on."""
     click.echo(_pause(config_path, by, paused=True))
 
 
 @commands.command()
-@answering
+@_CONFIG
+@_AS
 def resume(config_path: Path | None, by: str | None) -> None:
     """End a pause."""
     click.echo(_pause(config_path, by, paused=False))
@@ -157,10 +155,14 @@ def resume(config_path: Path | None, by: str | None) -> None:
 @click.option("--predictions", type=click.Path(path_type=Path, dir_okay=False), help="Write a CSV of every forecast.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the results as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON alone.")
-@click.option("--measurements", multiple=True, type=click.Path(path_type=Path), help="perfSONAR readings to go with it.")
+@click.option(
+    "--measurements", multiple=True, type=click.Path(path_type=Path), help="perfSONAR readings to go with it."
+)
 @click.option("--site-map", type=click.Path(path_type=Path, dir_okay=False), help="perfSONAR sites to sites of RSEs.")
-@click.option("--model", type=click.Path(path_type=Path, file_okay=False), help="A trained model; else the shipped one.")
-def replay(  # noqa: PLR0917 - click passes options by name
+@click.option(
+    "--model", type=click.Path(path_type=Path, file_okay=False), help="A trained model; else the shipped one."
+)
+def replay(
     files: tuple[Path, ...],
     predictions: Path | None,
     report: Path | None,
@@ -173,7 +175,9 @@ def replay(  # noqa: PLR0917 - click passes options by name
     import json
 
     from agent import replay as recorded
+    from agent import telemetry
 
+    telemetry.configure("warning", "text")
     result = recorded.replay(files, measurements=measurements, site_map=site_map, model=model, predictions=predictions)
     if report is not None:
         report.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -182,13 +186,16 @@ def replay(  # noqa: PLR0917 - click passes options by name
 
 @commands.command()
 @click.argument("data", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--simulated-hours", type=click.FloatRange(min=0), default=0.0, help="Hours of the simulated grid to add.")
+@click.option(
+    "--simulated-hours", type=click.FloatRange(min=0), default=0.0, help="Hours of the simulated grid to add."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The model's directory.")
 def train(data: tuple[Path, ...], simulated_hours: float, seed: int, out: Path) -> None:
     """Train a forecaster on recorded DATA and on the simulated grid."""
-    from agent import school
+    from agent import school, telemetry
 
+    telemetry.configure("warning", "text")
     click.echo(school.train(data, simulated_hours=simulated_hours, seed=seed, out=out))
 
 
@@ -201,11 +208,9 @@ def config() -> None:
 @_CONFIG
 def check(config_path: Path | None) -> None:
     """Report every problem of the configuration at once, by key path."""
-    from remedies.catalog import Catalog
+    from agent.assembly import catalog_of
 
-    loaded = _load(config_path)
-    catalog = Catalog.load(loaded.remedies.outside)
-    catalog.require(loaded.remedies.disabled)
+    catalog_of(_load(config_path))
     click.echo(f"{config_path or 'config.yaml'} is good")
 
 

@@ -71,9 +71,7 @@ class Daemon:
         )
         scheduler.add_listener(_report, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
         # Without a first time the first pass would come one interval late.
-        scheduler.add_job(
-            self._passes, "interval", seconds=self._every_s, id="passes", next_run_time=datetime.now(UTC)
-        )
+        scheduler.add_job(self._passes, "interval", seconds=self._every_s, id="passes", next_run_time=datetime.now(UTC))
         return scheduler
 
     def _passes(self) -> None:

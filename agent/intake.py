@@ -38,6 +38,9 @@ class SeenKeys:
     def __init__(self, keys: Keys) -> None:
         self._keys = np.unique(keys)
 
+    def __len__(self) -> int:
+        return len(self._keys)
+
     def unseen(self, keys: Keys) -> npt.NDArray[np.bool_]:
         """Which of `keys` (shape (n,)) are new, counting only the first of those that repeat among themselves."""
         first = np.zeros(len(keys), dtype=np.bool_)

@@ -10,17 +10,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 import pandas as pd
 import structlog
 
 from agent.choice import Chooser
-from agent.intake import KEPT_KEYS_S, SeenKeys, document_time
+from agent.intake import KEPT_KEYS_S, Keys, SeenKeys, document_time
 from agent.outbox import Outbox
 from agent.settlement import Settlement
 from agent.sources import Source
-from agent.watch import Observation, Watch
+from agent.watch import NOTHING, Observation, Watch
 from models.domain import IncidentStatus, SourceError
 from models.events import Page, event_keys
 from models.history import RETAINED, retained
@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 OBSERVED, READINGS, REQUESTS = "observed", "readings", "requests"  # streams of rows in the ledger
 JUDGED_UNTIL = "judged-until"
+MOST_KEYS = 8_000_000  # in memory; more than a busy experiment's in `KEPT_KEYS_S`
 
 
 @dataclass(kw_only=True)
@@ -53,6 +54,16 @@ class Pass:
         shown = {name: value for name, value in asdict(self).items() if isinstance(value, int) and value}
         shown.pop("caught_up", None)
         return shown | ({"refused": self.refused.total()} if self.refused else {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What one pass read and observed, to be recorded as a whole."""
+
+    readings: Sequence[tuple[Source, Page]]
+    pages: Sequence[tuple[Source, Page]]
+    keys: Mapping[str, Keys]  # of the documents that were new, by source
+    observation: Observation
 
 
 class Agent:
@@ -89,10 +100,12 @@ class Agent:
             if self._outbox is not None:
                 self._settlement.settle(now)
             readings, pages = self._poll(now, done)
+            taken = self._take(readings, pages, done)
+            with self.ledger.begin(write=False) as tx:
+                prepared = self._chooser.prepare(tx, self._watch.book.open, now)
             with self.ledger.begin(write=True) as tx:
-                self._measure(tx, readings)
-                observation = self._observe(tx, pages, done)
-                done.decisions = self._chooser.decide(tx, observation.changed, now)
+                self._record(tx, taken, now)
+                done.decisions = self._chooser.decide(tx, prepared, taken.observation.changed, now)
             self._compact(now)
         if self._outbox is not None:
             done.actions = self._outbox.carry_out(now)
@@ -116,7 +129,6 @@ class Agent:
         self._watch.reset(
             observed=observed, readings=readings, requests=requests, incidents=incidents, until=_number(until)
         )
-        self._settlement.rebuild()
         log.debug("caches-rebuilt", observed=len(observed), readings=len(readings))
 
     def _poll(self, now: datetime, done: Pass) -> tuple[list[tuple[Source, Page]], list[tuple[Source, Page]]]:
@@ -140,72 +152,79 @@ class Agent:
                 log.warning("source-unreachable", source=source.name, error=str(error))
         return pages
 
-    def _measure(self, tx: Transaction, pages: Sequence[tuple[Source, Page]]) -> None:
-        for source, page in pages:
+    def _take(self, readings: Sequence[tuple[Source, Page]], pages: Sequence[tuple[Source, Page]], done: Pass) -> Taken:
+        """Observe what was read. Nothing is written yet: should the pass break, the caches are recomputed."""
+        for _, page in readings:
             if len(page.rows):
-                tx.append_rows(READINGS, page.rows)
                 self._watch.measure(page.rows)
-            newest = float(page.rows["at"].max()) if len(page.rows) else None
-            self._account(tx, source, page, newest)
+        fresh, keys = [], {}
+        for source, page in pages:
+            found = event_keys(page.rows)
+            new = self._keys[source.name].unseen(found)
+            self._keys[source.name].add(found[new])
+            keys[source.name] = found[new]
+            fresh.append(page.rows[new])
+            done.read += page.read
+            done.repeated += int((~new).sum())
+            done.refused.update(refusal.reason for refusal in page.refusals)
+        events = pd.concat(fresh, ignore_index=True) if fresh else pd.DataFrame()
+        observation = self._watch.observe(events) if len(events) else NOTHING
+        done.observed = observation.observed
+        done.scored = observation.scored
+        done.used = len(events) - observation.scored
+        done.incidents = len(observation.changed)
+        return Taken(readings=readings, pages=pages, keys=keys, observation=observation)
 
-    def _observe(self, tx: Transaction, pages: Sequence[tuple[Source, Page]], done: Pass) -> Observation:
-        fresh = [self._fresh(tx, source, page, done) for source, page in pages]
-        events = pd.concat(fresh, ignore_index=True) if len(fresh) > 1 else fresh[0] if fresh else None
-        if events is None or events.empty:
-            return Observation(observed=pd.DataFrame(), requests=pd.DataFrame())
-        until = document_time(events).max()
-        known = _number(tx.setting(JUDGED_UNTIL))
-        observation = self._watch.observe(events, until=max(float(until), known or 0.0))
+    def _record(self, tx: Transaction, taken: Taken, now: datetime) -> None:
+        """What was taken in, in the transaction that moves the cursors."""
+        observation = taken.observation
         for stream, rows in ((OBSERVED, observation.observed), (REQUESTS, observation.requests)):
             if len(rows):
                 tx.append_rows(stream, rows)
         for incident in observation.changed:
             tx.save_incident(incident)
-        tx.set_setting(JUDGED_UNTIL, self._watch.book.until)
-        done.observed = observation.observed
-        done.scored = observation.scored
-        done.used = len(events) - observation.scored
-        done.incidents = len(observation.changed)
-        return observation
+        if self._watch.book.until is not None:
+            tx.set_setting(JUDGED_UNTIL, self._watch.book.until)
+        for source, page in taken.readings:
+            if len(page.rows):
+                tx.append_rows(READINGS, page.rows)
+            self._account(tx, source, page, _newest(page.rows.get("at")), now)
+        for source, page in taken.pages:
+            newest = _newest(document_time(page.rows))
+            keys = taken.keys[source.name]
+            if len(keys):
+                tx.remember_keys(source.name, keys, newest or 0.0)
+            self._account(tx, source, page, newest, now)
 
-    def _fresh(self, tx: Transaction, source: Source, page: Page, done: Pass) -> pd.DataFrame:
-        """Rows of a page that were not taken before; the page is accounted for and its cursor moved."""
-        keys = event_keys(page.rows)
-        new = self._keys[source.name].unseen(keys)
-        newest = document_time(page.rows).max() if len(page.rows) else None
-        if new.any():
-            self._keys[source.name].add(keys[new])
-            tx.remember_keys(source.name, keys[new], float(newest) if pd.notna(newest) else 0.0)
-        repeated = int((~new).sum())
-        done.read += page.read
-        done.repeated += repeated
-        done.refused.update(refusal.reason for refusal in page.refusals)
-        tx.count(source.name, {"repeated": repeated} if repeated else {})
-        self._account(tx, source, page, float(newest) if pd.notna(newest) else None)
-        return page.rows[new]
-
-    def _account(self, tx: Transaction, source: Source, page: Page, newest: float | None) -> None:
-        tx.quarantine(source.name, page.refusals, None)
-        tx.count(source.name, {"read": page.read} if page.read else {})
-        if newest is None and page.cursor == tx.cursor(source.name):
-            return
+    def _account(self, tx: Transaction, source: Source, page: Page, newest: float | None, now: datetime) -> None:
+        tx.quarantine(source.name, page.refusals, now)
+        if page.read:
+            tx.count(source.name, {"read": page.read})
         known = tx.watermark(source.name)
-        tx.move_cursor(source.name, dict(page.cursor), max(filter(None, (newest, known)), default=None))
+        tx.move_cursor(source.name, page.cursor, max(filter(None, (newest, known)), default=None))
 
     def _compact(self, now: datetime) -> None:
-        """Drop the rows that nothing needs any more, and start all caches afresh from those that stay."""
+        """Drop what nothing needs any more, and start all caches afresh from what stays."""
+        with self.ledger.begin(write=False) as tx:
+            marks = {source.name: tx.watermark(source.name) for source in self._events}
+            long = [stream for stream in (OBSERVED, READINGS, REQUESTS) if tx.row_count(stream) > 2 * RETAINED]
+        many = [name for name, keys in self._keys.items() if len(keys) > MOST_KEYS]
+        if not long and not many:
+            return
         with self.ledger.begin(write=True) as tx:
-            for source in self._events:
-                mark = tx.watermark(source.name)
+            for name, mark in marks.items():
                 if mark is not None:
-                    tx.forget_keys(source.name, mark - KEPT_KEYS_S)
-            long = {stream for stream in (OBSERVED, READINGS, REQUESTS) if tx.row_count(stream) > 2 * RETAINED}
+                    tx.forget_keys(name, mark - KEPT_KEYS_S)
             for stream in long:
                 rows = tx.rows(stream)
                 tx.replace_rows(stream, rows[retained(rows)] if stream == OBSERVED else rows.tail(RETAINED))
-        if long:
-            log.info("rows-compacted", streams=sorted(long), at=now.astimezone(UTC).isoformat())
-            self._rebuild()
+        log.info("ledger-compacted", streams=long, keys_of=many, at=now.isoformat())
+        self._rebuild()
+
+
+def _newest(times: pd.Series | None) -> float | None:
+    newest = times.max() if times is not None and len(times) else None
+    return None if newest is None or pd.isna(newest) else float(newest)
 
 
 def _number(value: object) -> float | None:

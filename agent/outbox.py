@@ -12,8 +12,9 @@ from datetime import datetime
 
 import structlog
 
+from agent.guards import PAUSED
 from models.domain import Action, ActionStatus, RemedyCard
-from remedies.contract import Applied
+from remedies.executors import Keep
 from remedies.runner import Result, Runner
 from storage.ledger import Ledger
 
@@ -33,12 +34,16 @@ class Outbox:
     def carry_out(self, now: datetime) -> int:
         """Do all that is due; return how many actions were run or looked at."""
         with self._ledger.begin(write=False) as tx:
+            if tx.setting(PAUSED):
+                return 0
             waiting = tx.actions(statuses=[ActionStatus.RUNNING, ActionStatus.DUE])
         waiting.sort(key=lambda action: (action.status is ActionStatus.DUE, action.due_at, action.id))
         for action in waiting:
             card = self._cards.get(action.candidate.remedy)
             if card is None:
-                self._save(replace(action, status=ActionStatus.FAILED, message="the remedy is no longer in the catalogue"))
+                self._save(
+                    replace(action, status=ActionStatus.FAILED, message="the remedy is no longer in the catalogue")
+                )
             elif action.status is ActionStatus.RUNNING:
                 self._resume(action, card, now)
             else:
@@ -49,33 +54,32 @@ class Outbox:
         running = replace(action, status=ActionStatus.RUNNING, started_at=now, attempts=action.attempts + 1)
         self._save(running)
         log.info("action-started", action=action.id, remedy=card.name, targets=list(action.candidate.targets))
-        self._finish(running, card, self._runner.carry_out(running, card), now)
+        self._finish(running, card, self._runner.carry_out(running, card, keep=self._keeper(running)), now)
 
     def _resume(self, action: Action, card: RemedyCard, now: datetime) -> None:
         """An action that was in flight when the daemon died."""
-        seen = self._runner.look(action, card)
-        log.warning("action-was-in-flight", action=action.id, remedy=card.name, applied=str(seen))
-        if seen is Applied.YES:
-            self._finish(action, card, Result(status=ActionStatus.APPLIED, message="found applied after a restart"), now)
-        elif seen is Applied.NO and action.attempts < MAX_ATTEMPTS:
-            self._run(action, card, now)
-        else:
-            note = "it was in flight when the daemon died, and nobody can tell whether it had its effect: look at the grid"
-            status = ActionStatus.FAILED if seen is Applied.NO else ActionStatus.UNCLEAR
-            self._save(replace(action, status=status, finished_at=now, message=note))
+        log.warning("action-was-in-flight", action=action.id, remedy=card.name)
+        again = replace(action, attempts=action.attempts + 1)
+        self._save(again)
+        self._finish(again, card, self._runner.resume(again, card, keep=self._keeper(again)), now)
 
     def _finish(self, action: Action, card: RemedyCard, result: Result, now: datetime) -> None:
         applied = result.status is ActionStatus.APPLIED
+        again = result.retry and action.attempts < MAX_ATTEMPTS
         ended = replace(
             action,
-            status=result.status,
-            finished_at=now,
+            status=ActionStatus.DUE if again else result.status,
+            finished_at=None if again else now,
             message=result.message,
-            memory={**action.memory, **result.memory},
+            memory=result.memory,
             judge_at=now + card.settle_time if applied else None,
         )
         self._save(ended)
-        log.info("action-ended", action=action.id, remedy=card.name, status=str(result.status), message=result.message)
+        log.info("action-ended", action=action.id, remedy=card.name, status=str(ended.status), message=result.message)
+
+    def _keeper(self, action: Action) -> Keep:
+        """Makes durable what a remedy remembers, before its effect."""
+        return lambda memory: self._save(replace(action, memory=memory))
 
     def _save(self, action: Action) -> None:
         with self._ledger.begin(write=True) as tx:

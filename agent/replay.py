@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
 
 from agent.assembly import recorded_agent
 from agent.daemon import wall_clock
 from agent.loop import Pass
+from agent.watch import QUANTILE_COLUMNS
 from models.domain import Incident, SourceError
-from models.metrics import forecast_report
+from models.metrics import Baselines, forecast_metrics
+
+Table = NDArray[np.float64]
 
 SECONDS_OF = ("median_s", "q05_s", "q95_s")
 
@@ -29,7 +32,9 @@ class _Tally:
     def __init__(self, predictions: IO[str] | None) -> None:
         self.read = self.scored = self.used = self.flagged = self.repeated = 0
         self.refused: Counter[str] = Counter()
-        self.rows: list[pd.DataFrame] = []
+        self._baselines = Baselines()
+        self._seconds: list[Table] = []
+        self._forecasts: dict[str, list[Table]] = {"model": [], "constant": [], "link_median": []}
         self._writer = csv.writer(predictions) if predictions else None
         if self._writer:
             self._writer.writerow(("request-id", *SECONDS_OF))
@@ -44,14 +49,23 @@ class _Tally:
             return
         scored = done.observed[done.observed["q50"].notna()]
         self.flagged += int(scored["flagged"].sum())
-        columns = ["source", "destination", "started_at", "ended_at", "q05", "q25", "q50", "q75", "q95"]
-        self.rows.append(scored[columns])
+        self._seconds.append((scored["ended_at"] - scored["started_at"]).to_numpy(np.float64))
+        self._forecasts["model"].append(scored[list(QUANTILE_COLUMNS)].to_numpy(np.float64))
+        for name, quantiles in self._baselines.score(scored).items():
+            self._forecasts[name].append(quantiles)
         if self._writer:
             seconds = np.expm1(scored[["q50", "q05", "q95"]].to_numpy(np.float64))
             self._writer.writerows(
                 (request, *(f"{value:.6g}" for value in row))
                 for request, row in zip(scored["request_id"], seconds, strict=True)
             )
+
+    def forecast(self) -> dict[str, dict[str, float]]:
+        """Errors of the model and of the baselines on the same transfers."""
+        if not self._seconds:
+            return {}
+        seconds = np.concatenate(self._seconds)
+        return {name: forecast_metrics(seconds, np.concatenate(parts)) for name, parts in self._forecasts.items()}
 
 
 def replay(
@@ -96,7 +110,7 @@ def _result(tally: _Tally, incidents: Sequence[Incident], seconds: float) -> dic
         "events_per_second": round(tally.read / max(seconds, 1e-9), 1),
         "flagged_share": tally.flagged / tally.scored if tally.scored else 0.0,
         "incidents": [_incident(incident) for incident in sorted(incidents, key=lambda i: (i.opened_at, i.id))],
-        "forecast": forecast_report(pd.concat(tally.rows, ignore_index=True)) if tally.rows else {},
+        "forecast": tally.forecast(),
     }
 
 
@@ -132,5 +146,7 @@ def table(result: Mapping[str, Any]) -> str:
     for incident in result["incidents"]:
         closed = incident["closed_at"] or "still open"
         span = f"{incident['opened_at']} to {closed}"
-        lines.append(f"  {incident['id']}  {incident['kind']:<20} {incident['culprit']:<44} {span}, {incident['events']} events")
+        lines.append(
+            f"  {incident['id']}  {incident['kind']:<20} {incident['culprit']:<44} {span}, {incident['events']} events"
+        )
     return "\n".join(lines)

@@ -6,12 +6,14 @@ Everything becomes feedback rows in the ledger, and the bandit learns from those
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 import structlog
 
+from agent.experience import Experience
+from agent.guards import Guards
 from detectors.judgement import judge
 from models.domain import (
     Action,
@@ -22,11 +24,12 @@ from models.domain import (
     DecisionStatus,
     FeedbackSource,
     Incident,
-    Outcome,
     Permission,
     RemedyCard,
 )
-from ranking.bandit import Bandit, Lesson
+from ranking.reward import CHOSEN, REJECTED
+from remedies.contract import lower
+from remedies.runner import Runner
 from storage.ledger import Ledger, Transaction
 
 log = structlog.get_logger()
@@ -35,23 +38,23 @@ log = structlog.get_logger()
 class Settlement:
     """Turns answers and verdicts into feedback, and feedback into what the bandit knows."""
 
-    def __init__(self, *, ledger: Ledger, cards: Mapping[str, RemedyCard], bandit: Bandit) -> None:
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        cards: Mapping[str, RemedyCard],
+        runner: Runner,
+        guards: Guards,
+        experience: Experience,
+        dry_run: bool,
+    ) -> None:
+        """`dry_run`: nothing was done to the grid, so what happens afterwards teaches nothing."""
         self._ledger = ledger
         self._cards = cards
-        self._bandit = bandit
-
-    def rebuild(self) -> None:
-        """Fold the feedback rows that the bandit has not seen."""
-        with self._ledger.begin(write=False) as tx:
-            rows = tx.feedback(after=self._bandit.last_row)
-            decisions = tx.decisions({row.decision_id for row in rows})
-        lessons = []
-        for row in rows:
-            decision = decisions[row.decision_id]
-            options = tuple((option.candidate.remedy, option.probability) for option in decision.options)
-            lessons.append(Lesson(feedback=row, context=decision.context, options=options))
-        if lessons:
-            self._bandit.learn(lessons)
+        self._runner = runner
+        self._guards = guards
+        self._experience = experience
+        self._dry_run = dry_run
 
     def settle(self, now: datetime) -> None:
         with self._ledger.begin(write=False) as tx:
@@ -60,14 +63,35 @@ class Settlement:
         due = [a for a in applied if a.outcome is None and a.judge_at is not None and a.judge_at <= now]
         if not answers and not due:
             return
+        judged = self._judged(due, now)
         with self._ledger.begin(write=True) as tx:
             for row, answer in answers:
                 note = self._take(tx, answer, now)
                 tx.settle_answer(row, note, now)
                 log.info("answer-settled", decision=answer.decision_id, by=answer.by, kind=str(answer.kind), note=note)
-            for action in due:
-                self._judge(tx, action, now)
-        self.rebuild()
+            for action in judged:
+                self._conclude(tx, action, now)
+        with self._ledger.begin(write=False) as tx:
+            self._experience.catch_up(tx)
+
+    def _judged(self, due: Sequence[Action], now: datetime) -> list[Action]:
+        """Actions with their outcome: the core's own verdict, which the remedy itself may lower and never raise."""
+        if not due:
+            return []
+        with self._ledger.begin(write=False) as tx:
+            observed = tx.rows("observed")
+            incidents = {action.id: tx.incident(action.incident_id) for action in due}
+        judged = []
+        for action in due:
+            applied_at = action.finished_at or action.due_at
+            verdict, note = judge(incidents[action.id], observed, applied_at=applied_at, now=now)
+            card = self._cards.get(action.candidate.remedy)
+            said = None if card is None or self._dry_run else self._runner.verify(action, card)
+            outcome = lower(verdict, said)
+            if outcome is not verdict:
+                note += f"; the remedy itself says {said}"
+            judged.append(replace(action, outcome=outcome, outcome_note=note))
+        return judged
 
     def _take(self, tx: Transaction, answer: Answer, now: datetime) -> str:
         """Apply one answer; return what became of it."""
@@ -93,8 +117,16 @@ class Settlement:
             return refusal
         if answer.option is None or answer.option not in decision.eligible:
             return "names no remedy that may be approved"
+        # Much may have happened since the proposal was made, so the policy is asked again.
+        candidate = decision.options[answer.option].candidate
+        ruling = self._guards.ruling(tx, candidate, incident, now=now)
+        if ruling.permission is Permission.SKIP:
+            return f"may not be done now: {', '.join(ruling.blocks)}"
         take(tx, decision, answer.option, by=answer.by, now=now)
-        self._feed(tx, decision, answer.option, FeedbackSource.CHOICE, "chosen", answer.by, now)
+        self._feed(tx, decision, answer.option, FeedbackSource.CHOICE, CHOSEN, answer.by, now)
+        if answer.option != decision.recommended:
+            # What was passed over would stay first for ever if nothing were said of it.
+            self._feed(tx, decision, decision.recommended, FeedbackSource.CHOICE, REJECTED, answer.by, now)
         return "approved"
 
     def _reject(self, tx: Transaction, decision: Decision, answer: Answer, now: datetime) -> str:
@@ -103,21 +135,25 @@ class Settlement:
             return refusal
         rejected = replace(decision, status=DecisionStatus.REJECTED, chosen_by=answer.by, chosen_at=now)
         tx.update_decision(rejected)
-        self._feed(tx, decision, decision.recommended, FeedbackSource.CHOICE, "rejected", answer.by, now)
+        self._feed(tx, decision, decision.recommended, FeedbackSource.CHOICE, REJECTED, answer.by, now)
         return "rejected"
 
-    def _judge(self, tx: Transaction, action: Action, now: datetime) -> None:
-        incident = tx.incident(action.incident_id)
+    def _conclude(self, tx: Transaction, action: Action, now: datetime) -> None:
+        tx.save_action(action)
+        log.info("action-judged", action=action.id, remedy=action.candidate.remedy, outcome=str(action.outcome))
         decision = tx.decision(action.id)
-        applied_at = action.finished_at or action.due_at
-        outcome, note = judge(incident, tx.rows("observed"), applied_at=applied_at, now=now)
-        tx.save_action(replace(action, outcome=outcome, outcome_note=note))
-        log.info("action-judged", action=action.id, remedy=action.candidate.remedy, outcome=str(outcome), note=note)
-        if decision.chosen is not None and outcome is not Outcome.UNKNOWN:
-            self._feed(tx, decision, decision.chosen, FeedbackSource.OUTCOME, str(outcome), "core", now)
+        if decision.chosen is not None and not self._dry_run:
+            self._feed(tx, decision, decision.chosen, FeedbackSource.OUTCOME, str(action.outcome), "core", now)
 
     def _feed(
-        self, tx: Transaction, decision: Decision, option: int, source: FeedbackSource, value: str, by: str, now: datetime
+        self,
+        tx: Transaction,
+        decision: Decision,
+        option: int,
+        source: FeedbackSource,
+        value: str,
+        by: str,
+        now: datetime,
     ) -> None:
         propensity = decision.propensity if option == decision.recommended else None
         tx.add_feedback(
@@ -149,5 +185,3 @@ def _not_open(decision: Decision, incident: Incident) -> str:
     if incident.closed:
         return "the incident has closed"
     return ""
-
-

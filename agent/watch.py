@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from agent.intake import ended_transfers
+from agent.intake import document_time, ended_transfers
 from detectors.failures import error_classes
 from detectors.incidents import IncidentBook
 from detectors.threshold import DynamicThreshold
@@ -50,7 +50,10 @@ class Observation:
 
     @property
     def scored(self) -> int:
-        return int(self.observed["q50"].notna().sum())
+        return int(self.observed["q50"].notna().sum()) if len(self.observed) else 0
+
+
+NOTHING = Observation(observed=pd.DataFrame(), requests=pd.DataFrame())
 
 
 class Watch:
@@ -90,14 +93,15 @@ class Watch:
         """Take in perfSONAR readings."""
         self._paths.absorb(readings)
 
-    def observe(self, events: pd.DataFrame, *, until: float) -> Observation:
-        """Score what ended, in stream order, and judge incidents up to `until` (event time, s)."""
+    def observe(self, events: pd.DataFrame) -> Observation:
+        """Score what ended, in stream order, and judge incidents up to the newest document."""
         queued = events[events["rule_id"] != ""]
         requests = queued[["request_id", "rule_id"]].reset_index(drop=True)
         self._rules.absorb(requests)
         ended = self._paths.attach(ended_transfers(events, self._rules.rules, error_classes))
         observed = self._scored(ended)
-        changed = self.book.advance(observed, until=until)
+        newest = document_time(events).max()
+        changed = self.book.advance(observed, until=max(float(newest), self.book.until or 0.0))
         observed["calibrates"] = ~observed["failed"] & observed["q50"].notna() & ~self.book.covers(observed)
         self._threshold.absorb(observed)
         return Observation(observed=observed, requests=requests, changed=changed)
@@ -108,6 +112,7 @@ class Watch:
         for place, name in enumerate(QUANTILE_COLUMNS):
             observed[name] = quantiles[:, place].astype(np.float64)
         verdicts = self._threshold.judge(observed)
-        observed["threshold_s"] = verdicts.threshold_s
-        observed["flagged"] = verdicts.flagged & ~observed["failed"].to_numpy()
+        observed["threshold_s"], observed["slow_s"] = verdicts.threshold_s, verdicts.slow_s
+        done = ~observed["failed"].to_numpy()
+        observed["flagged"], observed["slow"] = verdicts.flagged & done, verdicts.slow & done
         return observed

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from detectors.localisation import MIN_BAD, NEW_ROLES, ROLE_COLUMNS, Suspect, localise, partners, roles, touches
+from detectors.threshold import SLOW_SHARE
 from models.domain import Entity, Evidence, Example, Incident, IncidentKind, IncidentStatus, Share
 
 WINDOW_S = 1800.0
@@ -41,11 +42,11 @@ class _Signal:
         if self.kind is IncidentKind.FAILING_TRANSFERS:
             return observed, observed["failed"]
         done = observed[~observed["failed"]]
-        return done, done["flagged"]
+        return done, done["slow"]
 
 
 SIGNALS = (
-    _Signal(kind=IncidentKind.SLOW_TRANSFERS, usual=0.01),
+    _Signal(kind=IncidentKind.SLOW_TRANSFERS, usual=SLOW_SHARE),
     _Signal(kind=IncidentKind.FAILING_TRANSFERS, usual=0.05),
 )
 
@@ -287,7 +288,7 @@ def _example(row: dict[object, object]) -> Example:
         ended_at=_utc(ended),
         duration_s=None if np.isnan(started) else round(ended - started, 1),
         expected_s=None if np.isnan(median) else round(math.expm1(median), 1),
-        threshold_s=None if np.isnan(_number(row["threshold_s"])) else round(_number(row["threshold_s"]), 1),
+        threshold_s=None if np.isnan(_number(row["slow_s"])) else round(_number(row["slow_s"]), 1),
         reason=str(row["reason"]),
     )
 

@@ -1,7 +1,7 @@
 """Whether an action helped: the core's own verdict, in the same way for every remedy and for waiting.
 
-The signal is the incident's own: how many anomalous transfers of the culprit end in an hour, before the action and at the end
-of its settle time. A transfer counts as touched by the action only if it started after it.
+The signal is the incident's own: how many transfers of the culprit are anomalous in an hour, before the action and in
+its settle time. A transfer counts as touched by the action only if it started after it.
 """
 
 from __future__ import annotations
@@ -26,15 +26,21 @@ def judge(incident: Incident, observed: pd.DataFrame, *, applied_at: datetime, n
     if signal is None or observed.empty or end <= start:
         return Outcome.UNKNOWN, "there is no signal to judge by"
     members, bad = signal.select(observed)
-    own = bad & touches(incident.culprit, roles(members))
+    own = touches(incident.culprit, roles(members))
     ended, began = members["ended_at"], members["started_at"].fillna(members["ended_at"])
     before = own & (ended >= start - WINDOW_S) & (ended < start)
     after = own & (began >= start) & (ended < end)
-    hourly_before = float(before.sum()) * 3600.0 / WINDOW_S
-    hourly_after = float(after.sum()) * 3600.0 / (end - start)
-    note = f"anomalous transfers an hour: {hourly_before:.0f} before, {hourly_after:.0f} after"
-    if int(before.sum()) < MIN_BEFORE:
+    # Some transfers are always anomalous: what counts is what there is beyond the usual share.
+    excess_before = _excess(bad[before], signal.usual)
+    hourly_before = excess_before * 3600.0 / WINDOW_S
+    hourly_after = _excess(bad[after], signal.usual) * 3600.0 / (end - start)
+    note = f"anomalous transfers an hour, beyond the usual: {hourly_before:.0f} before, {hourly_after:.0f} after"
+    if excess_before < MIN_BEFORE:
         return Outcome.UNKNOWN, f"too little to compare with: {note}"
     if hourly_after <= FIXED_BELOW * hourly_before:
         return Outcome.FIXED, note
     return (Outcome.WORSE if hourly_after >= WORSE_ABOVE * hourly_before else Outcome.UNCHANGED), note
+
+
+def _excess(bad: pd.Series, usual: float) -> float:
+    return max(0.0, float(bad.sum()) - usual * len(bad))

@@ -7,13 +7,17 @@ bad storage element is not blamed for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from models.domain import Entity, EntityKind, Link
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 MIN_BAD = 5  # fewer bad transfers than this are anecdotes
 MIN_SHARE = 0.3  # of a suspect's transfers that must be bad
@@ -83,14 +87,30 @@ def touches(entity: Entity, role: pd.DataFrame) -> pd.Series:
 
 def localise(role: pd.DataFrame, bad: pd.Series, *, expected_share: float) -> list[Suspect]:
     """Suspects, the worst first. `expected_share` of bad transfers is usual and needs nobody to blame."""
+    columns = {column: pd.factorize(role[column]) for column, _ in _COLUMNS}
+    guilty, left = bad.to_numpy(np.bool_), np.ones(len(bad), dtype=np.bool_)
     suspects: list[Suspect] = []
-    while len(suspects) < MAX_SUSPECTS and int(bad.sum()) >= MIN_BAD:
-        best = _best(role, bad, expected_share)
+    while len(suspects) < MAX_SUSPECTS and int((guilty & left).sum()) >= MIN_BAD:
+        scores = {
+            column: _scores(codes[left], guilty[left], len(names), expected_share)
+            for column, (codes, names) in columns.items()
+        }
+        best = _best(scores)
         if best is None:
             break
-        suspects.append(best)
-        rest = role[best.column] != best.entity.name
-        role, bad = role[rest], bad[rest]
+        column, place, confidence = best
+        codes, names = columns[column]
+        suspects.append(
+            Suspect(
+                entity=Entity(dict(_COLUMNS)[column], str(names[place])),
+                column=column,
+                bad=int(scores[column].bad[place]),
+                total=int(scores[column].total[place]),
+                ratio=float(scores[column].ratio[place]),
+                confidence=confidence,
+            )
+        )
+        left &= codes != place
     return suspects
 
 
@@ -104,47 +124,37 @@ _COLUMNS: Sequence[tuple[str, EntityKind]] = (
 )
 
 
-def _best(role: pd.DataFrame, bad: pd.Series, expected_share: float) -> Suspect | None:
-    tables = [_scored(role, bad, column, expected_share) for column, _ in _COLUMNS]
-    table = pd.concat(tables, ignore_index=True)
-    table = table[
-        (table["bad"] >= MIN_BAD) & (table["bad"] >= MIN_SHARE * table["total"]) & (table["ratio"] >= MIN_RATIO)
-    ]
-    if table.empty:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scores:
+    """Of each value of a column; every array has shape (values,)."""
+
+    bad: Floats
+    total: Floats
+    ratio: Floats  # log-likelihood ratio against all the others
+
+
+def _best(scores: Mapping[str, _Scores]) -> tuple[str, int, float] | None:
+    """Column and place of the value that explains most, and how sure it is among its rivals; None if none is beyond doubt."""
+    found: list[tuple[float, str, int]] = []
+    for column, score in scores.items():
+        beyond = (score.bad >= MIN_BAD) & (score.bad >= MIN_SHARE * score.total) & (score.ratio >= MIN_RATIO)
+        handicap = SITE_MARGIN if column.endswith("_site") else 0.0
+        found += [(float(score.ratio[place]) - handicap, column, int(place)) for place in np.flatnonzero(beyond)]
+    if not found:
         return None
-    handicap = np.where(table["column"].str.endswith("_site"), SITE_MARGIN, 0.0)
-    score = table["ratio"].to_numpy(np.float64) - handicap
-    row = table.iloc[int(np.argmax(score))]
-    rivals = np.exp(np.clip(score - score.max(), -50.0, 0.0) / 2.0).sum()
-    kind = dict(_COLUMNS)[row["column"]]
-    return Suspect(
-        entity=Entity(kind, str(row["name"])),
-        column=str(row["column"]),
-        bad=int(row["bad"]),
-        total=int(row["total"]),
-        ratio=float(row["ratio"]),
-        confidence=float(min(0.99, 1.0 / rivals)),
-    )
+    most, column, place = max(found, key=lambda entry: entry[0])
+    rivals = np.exp(np.clip(np.array([entry[0] for entry in found]) - most, -50.0, 0.0) / 2.0).sum()
+    return column, place, float(min(0.99, 1.0 / rivals))
 
 
-def _scored(role: pd.DataFrame, bad: pd.Series, column: str, expected_share: float) -> pd.DataFrame:
-    """Bad and total transfers of each value of `column`, and its log-likelihood ratio against all the others."""
-    table = bad.groupby(role[column]).agg(["sum", "count"])
-    k, n = table["sum"].to_numpy(np.float64), table["count"].to_numpy(np.float64)
-    all_bad, everything = float(bad.sum()), float(len(bad))
-    outside = (all_bad - k) / np.maximum(everything - n, 1.0)
+def _scores(codes: Ints, bad: npt.NDArray[np.bool_], values: int, expected_share: float) -> _Scores:
+    k = np.bincount(codes, bad.astype(np.float64), minlength=values).astype(np.float64)
+    n = np.bincount(codes, minlength=values).astype(np.float64)
+    outside = (bad.sum() - k) / np.maximum(len(bad) - n, 1.0)
     usual = np.clip(np.maximum(outside, expected_share), 1e-6, 0.99)
-    own = np.clip(k / n, 1e-6, 1.0 - 1e-6)
+    own = np.clip(k / np.maximum(n, 1.0), 1e-6, 1.0 - 1e-6)
     ratio = k * np.log(own / usual) + (n - k) * np.log((1.0 - own) / (1.0 - usual))
-    return pd.DataFrame(
-        {
-            "column": column,
-            "name": table.index.astype(str),
-            "bad": k,
-            "total": n,
-            "ratio": np.where(own > usual, ratio, 0.0),
-        }
-    )
+    return _Scores(bad=k, total=n, ratio=np.where(own > usual, ratio, 0.0))
 
 
 def partners(entity: Entity, role: pd.DataFrame, bad: pd.Series) -> dict[Link, int]:

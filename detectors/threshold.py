@@ -1,14 +1,17 @@
-"""How long a transfer may take before it counts as anomalous: the forecast's own scale, calibrated online.
+"""How long a transfer may take before it counts as anomalous: expected durations, calibrated online.
 
-A residual is how many of the forecast's own scales a transfer lies above its median, in log duration:
+Two expectations of log1p(duration) stand side by side. The forecast knows what happened just now, so it is the sharper one,
+and it gets used to a fault within a dozen transfers. The norm is what transfers of this size take on this link in the long run,
+and transfers inside open incidents do not change it: a threshold that learns to sleep through a fault is worse than none. A
+residual is how many scales a transfer lies above an expectation:
 
-    z = (log1p(duration) - q50) / scale,   scale = (q95 - q50) / 1.645
+    z = (log1p(duration) - expected) / scale
 
-Links differ in how far they stray from their forecast, and most are seen too rarely to say how far. So a link's mean
-and spread of z shrink to those of its source and destination, and these to those of all (empirical Bayes with a
-prior worth `PRIOR_WEIGHT` transfers; Efron and Morris 1973). What is left, r = (z - mean) / spread, is alike on all
-links, and the quantile 1 - budget of r over all of them is the limit that keeps the alarm budget. Transfers inside open
-incidents do not calibrate: a threshold that learns to sleep through a fault is worse than none.
+Links differ in how far they stray, and most are seen too rarely to say how far. So a link's mean and spread of z shrink to
+those of its source and destination, and these to those of all (empirical Bayes with a prior worth `PRIOR_WEIGHT` transfers;
+Efron and Morris 1973). What is left, r = (z - mean) / spread, is alike on all links. The score of a transfer is the larger of its two
+r; the quantiles of the score over all transfers give two limits: `alarm`, which a share of `alarm_budget` passes, and `slow`, which
+five in a hundred pass. An alarm is worth a look by itself; slow transfers mean something only in numbers.
 """
 
 from __future__ import annotations
@@ -19,22 +22,30 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from models.history import Codes
+
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 PRIOR_WEIGHT = 16.0  # transfers that a parent's statistics are worth against a child's own
 MEMORY = 256.0  # transfers after which a link's older residuals count for little
-LIMIT_PRIOR = 4.0  # limit on r before anything was seen: one in 1,000 of the heavy-tailed residuals of real transfers
-LIMIT_PRIOR_WEIGHT = 2_000.0
+SLOW_SHARE = 0.05
+ALARM_PRIOR, SLOW_PRIOR = 8.0, 3.0  # limits on the score before anything was seen: real transfers have heavy tails
+LIMIT_PRIOR_WEIGHT = 2_000.0  # transfers that these are worth
 LIMIT_HALF_LIFE = 100_000.0  # transfers
+SPREAD_FLOOR = 0.1
+OUTLYING = 4.0  # residuals beyond this count as this much: one stuck transfer must not move a link's mean
 SCALE_FLOOR = 0.08  # in log seconds: whole seconds cannot be told apart more finely than this
 WORTH_S = 60.0  # nobody is called for less than this above the median ...
 WORTH_RATIO = 1.5  # ... nor for less than this times the median
+SLOW_WORTH_S = 15.0
 MSS_BYTES = 1460
 STREAMS = 8  # parallel TCP streams that a transfer is assumed to have
 NETWORK_SLACK = 2.0  # a transfer may take this many times what the measured network allows
 BLOCK = 256  # transfers that are learned from at once
 
-_CALIBRATION = ("source", "destination", "started_at", "ended_at", "q50", "q95")
+_CALIBRATION = ("source", "destination", "bytes", "started_at", "ended_at", "q50", "q95")
+_SIZE_EDGES = np.log(10.0 ** np.arange(4.0, 10.6, 0.5))  # of classes of sizes, bytes
 _EDGES = np.linspace(-8.0, 40.0, 2401)
 
 
@@ -72,38 +83,79 @@ def network_seconds(ended: pd.DataFrame) -> Floats:
     return seconds
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Keys:
+    """What each row is grouped by, as small whole numbers; every array has shape (n,)."""
+
+    everything: Ints
+    source: Ints
+    destination: Ints
+    link: Ints
+    size: Ints
+
+
 class _Group:
     """Running mean and spread of the residuals of each key of one kind."""
 
     def __init__(self) -> None:
-        self._table = pd.DataFrame({"count": [], "mean": [], "spread": []}, dtype=np.float64)
+        self._table = np.zeros((0, 3))  # count, mean, spread
 
-    def absorb(self, keys: pd.Series, z: Floats) -> None:
-        batch = pd.DataFrame({"n": 1.0, "mean": z}).groupby(keys.to_numpy()).agg({"n": "sum", "mean": "mean"})
-        old = self._table.reindex(batch.index)
-        known = old["count"].fillna(0.0)
-        weight = np.maximum(batch["n"] / (known + batch["n"]), 1.0 - (1.0 - 1.0 / MEMORY) ** batch["n"])
-        mean = old["mean"].fillna(0.0) * (1.0 - weight) + batch["mean"] * weight
-        away = pd.Series(np.abs(z - keys.map(mean).to_numpy(np.float64))).groupby(keys.to_numpy()).mean()
-        spread = old["spread"].fillna(away) * (1.0 - weight) + away * weight
-        new = pd.DataFrame({"count": np.minimum(known + batch["n"], MEMORY), "mean": mean, "spread": spread})
-        self._table = pd.concat([self._table.drop(index=new.index, errors="ignore"), new])
+    def absorb(self, keys: Ints, z: Floats) -> None:
+        self._grow(int(keys.max()) + 1)
+        distinct, place, n = np.unique(keys, return_inverse=True, return_counts=True)
+        known, mean, spread = self._table[distinct].T
+        weight = np.maximum(n / (known + n), 1.0 - (1.0 - 1.0 / MEMORY) ** n)
+        mean = mean * (1.0 - weight) + np.bincount(place, z) / n * weight
+        away = np.bincount(place, np.abs(z - mean[place])) / n
+        spread = np.where(known > 0, spread * (1.0 - weight) + away * weight, away)
+        self._table[distinct] = np.column_stack([np.minimum(known + n, MEMORY), mean, spread])
 
-    def shrunk(self, keys: pd.Series, mean: Floats, spread: Floats) -> tuple[Floats, Floats]:
+    def shrunk(self, keys: Ints, mean: Floats, spread: Floats) -> tuple[Floats, Floats]:
         """Means and spreads of `keys`, shrunk to their parents' `mean` and `spread`."""
-        own = self._table.reindex(keys.to_numpy()).fillna(0.0).to_numpy(np.float64)
+        self._grow(int(keys.max(initial=-1)) + 1)
+        own = self._table[keys]
         share = own[:, 0] / (own[:, 0] + PRIOR_WEIGHT)
         return share * own[:, 1] + (1.0 - share) * mean, share * own[:, 2] + (1.0 - share) * spread
+
+    def _grow(self, size: int) -> None:
+        if size > len(self._table):
+            more = max(size, 2 * len(self._table)) - len(self._table)
+            self._table = np.vstack([self._table, np.zeros((more, 3))])
+
+
+class _Scale:
+    """Means and spreads of one kind of residual on each link, shrunk to its ends and to all."""
+
+    def __init__(self) -> None:
+        self._all, self._sources, self._destinations, self._links = _Group(), _Group(), _Group(), _Group()
+
+    def centre(self, keys: _Keys) -> tuple[Floats, Floats]:
+        """Mean and spread of z for each row; both of shape (n,)."""
+        n = len(keys.link)
+        mean, spread = self._all.shrunk(keys.everything, np.zeros(n), np.ones(n))
+        of_source = self._sources.shrunk(keys.source, mean, spread)
+        of_destination = self._destinations.shrunk(keys.destination, mean, spread)
+        parent = [(a + b) / 2.0 for a, b in zip(of_source, of_destination, strict=True)]
+        return self._links.shrunk(keys.link, parent[0], parent[1])
+
+    def absorb(self, keys: _Keys, z: Floats) -> None:
+        z = np.clip(z, -OUTLYING, OUTLYING)
+        self._all.absorb(keys.everything, z)
+        self._sources.absorb(keys.source, z)
+        self._destinations.absorb(keys.destination, z)
+        self._links.absorb(keys.link, z)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdicts:
     """What the threshold says of ended transfers; every array has shape (n,)."""
 
-    threshold_s: Floats
-    expected_s: Floats
-    network_s: Floats
+    threshold_s: Floats  # beyond it a transfer is flagged
+    slow_s: Floats  # beyond it a transfer is slow
+    expected_s: Floats  # the norm
+    network_s: Floats  # what the path needs at least by what perfSONAR last said
     flagged: npt.NDArray[np.bool_]
+    slow: npt.NDArray[np.bool_]
 
 
 class DynamicThreshold:
@@ -114,25 +166,33 @@ class DynamicThreshold:
         self.reset()
 
     def reset(self) -> None:
-        self._links, self._sources, self._destinations = _Group(), _Group(), _Group()
-        self._all = _Group()
+        self._rses, self._links = Codes(), Codes()
+        self._forecast, self._norm, self._sizes = _Scale(), _Scale(), _Group()
         self._histogram = np.zeros(len(_EDGES) - 1)
         self._waiting: list[pd.DataFrame] = []
-        self.limit = LIMIT_PRIOR
+        self.alarm, self.slow = ALARM_PRIOR, SLOW_PRIOR
 
     def judge(self, done: pd.DataFrame) -> Verdicts:
         """`done`: finished transfers with quantiles and path columns; those without a forecast are never flagged."""
-        median, scale = _median_and_scale(done)
-        mean, spread = self._centre(done)
-        by_forecast = np.expm1(np.minimum(median + scale * (mean + spread * self.limit), 14.0))
-        expected = np.expm1(median)
+        seconds = (done["ended_at"] - done["started_at"]).to_numpy(np.float64)
+        centres = self._centres(done, self._keys(done))
+        alarm = np.minimum.reduce([_seconds(mean + spread * self.alarm) for mean, spread in centres])
+        slow = np.minimum.reduce([_seconds(mean + spread * self.slow) for mean, spread in centres])
+        expected = _seconds(centres[1][0])
         network = network_seconds(done)
         worth = np.maximum(expected + WORTH_S, expected * WORTH_RATIO)
-        threshold = np.maximum.reduce([by_forecast, worth, NETWORK_SLACK * network])
+        threshold = np.maximum.reduce([alarm, worth, NETWORK_SLACK * network])
         threshold = np.minimum(threshold, fts_timeout(done["bytes"].to_numpy(np.float64)))
-        seconds = (done["ended_at"] - done["started_at"]).to_numpy(np.float64)
-        flagged = np.greater(seconds, threshold) & np.isfinite(threshold)
-        return Verdicts(threshold_s=threshold, expected_s=expected, network_s=network, flagged=flagged)
+        slow_worth = np.maximum(expected + SLOW_WORTH_S, expected * WORTH_RATIO)
+        slow = np.minimum(np.maximum.reduce([slow, slow_worth, NETWORK_SLACK * network]), threshold)
+        return Verdicts(
+            threshold_s=threshold,
+            slow_s=slow,
+            expected_s=expected,
+            network_s=network,
+            flagged=np.greater(seconds, threshold),
+            slow=np.greater(seconds, slow),
+        )
 
     def absorb(self, observed: pd.DataFrame) -> None:
         """Learn from the observed rows that calibrate, in whole blocks, so that it does not matter how they were cut."""
@@ -147,42 +207,60 @@ class DynamicThreshold:
         self._waiting = [waiting.iloc[whole:]]
 
     def _absorb_block(self, rows: pd.DataFrame) -> None:
-        median, scale = _median_and_scale(rows)
-        z = (np.log1p((rows["ended_at"] - rows["started_at"]).to_numpy(np.float64)) - median) / scale
-        mean, spread = self._centre(rows)
-        r = (z - mean) / spread
+        took, keys = _log_seconds(rows), self._keys(rows)
+        score = np.maximum.reduce([(took - mean) / spread for mean, spread in self._centres(rows, keys)])
         decay = 0.5 ** (BLOCK / LIMIT_HALF_LIFE)
-        self._histogram = decay * self._histogram + np.histogram(np.clip(r, _EDGES[0], _EDGES[-1]), _EDGES)[0]
-        clipped = np.clip(z, -4.0, 4.0)
-        for group, keys in self._groups(rows):
-            group.absorb(keys, clipped)
-        self.limit = self._new_limit()
+        self._histogram = decay * self._histogram + np.histogram(np.clip(score, _EDGES[0], _EDGES[-1]), _EDGES)[0]
+        self.alarm = self._limit(self.alarm_budget, ALARM_PRIOR)
+        self.slow = self._limit(SLOW_SHARE, SLOW_PRIOR)
+        median, scale = _median_and_scale(rows)
+        self._forecast.absorb(keys, (took - median) / scale)
+        self._sizes.absorb(keys.size, took)
+        self._norm.absorb(keys, took - self._size_mean(rows, keys))
 
-    def _new_limit(self) -> float:
+    def _limit(self, share: float, prior: float) -> float:
+        """The score that `share` of the transfers pass, with the prior's weight."""
         seen = float(self._histogram.sum())
         above = np.cumsum(self._histogram[::-1])[::-1]
-        place = int(np.searchsorted(-above, -self.alarm_budget * seen))
+        place = int(np.searchsorted(-above, -share * seen))
         measured = float(_EDGES[min(place + 1, len(_EDGES) - 1)])
-        return (seen * measured + LIMIT_PRIOR_WEIGHT * LIMIT_PRIOR) / (seen + LIMIT_PRIOR_WEIGHT)
+        return (seen * measured + LIMIT_PRIOR_WEIGHT * prior) / (seen + LIMIT_PRIOR_WEIGHT)
 
-    def _groups(self, rows: pd.DataFrame) -> list[tuple[_Group, pd.Series]]:
-        everything = pd.Series("all", index=rows.index)
-        link = rows["source"] + ">" + rows["destination"]
+    def _centres(self, rows: pd.DataFrame, keys: _Keys) -> list[tuple[Floats, Floats]]:
+        """Where forecast and norm expect log1p(duration), and how far transfers stray from there."""
+        median, scale = _median_and_scale(rows)
+        mean, spread = self._forecast.centre(keys)
+        usual, stray = self._norm.centre(keys)
         return [
-            (self._all, everything),
-            (self._sources, rows["source"]),
-            (self._destinations, rows["destination"]),
-            (self._links, link),
+            (median + scale * mean, scale * np.maximum(spread, SPREAD_FLOOR)),
+            (self._size_mean(rows, keys) + usual, np.maximum(stray, SPREAD_FLOOR)),
         ]
 
-    def _centre(self, rows: pd.DataFrame) -> tuple[Floats, Floats]:
-        (_, everything), (_, source), (_, destination), (_, link) = self._groups(rows)
-        n = len(rows)
-        mean, spread = self._all.shrunk(everything, np.zeros(n), np.ones(n))
-        of_source = self._sources.shrunk(source, mean, spread)
-        of_destination = self._destinations.shrunk(destination, mean, spread)
-        parent = [(a + b) / 2.0 for a, b in zip(of_source, of_destination, strict=True)]
-        return self._links.shrunk(link, parent[0], parent[1])
+    def _size_mean(self, rows: pd.DataFrame, keys: _Keys) -> Floats:
+        forecast = rows["q50"].to_numpy(np.float64)  # all that is known of a size that was never seen
+        return self._sizes.shrunk(keys.size, forecast, np.ones(len(rows)))[0]
+
+    def _keys(self, rows: pd.DataFrame) -> _Keys:
+        source, destination = self._rses.learn(rows["source"]), self._rses.learn(rows["destination"])
+        size = np.log(np.maximum(np.nan_to_num(rows["bytes"].to_numpy(np.float64)), 1.0))
+        return _Keys(
+            everything=np.zeros(len(rows), dtype=np.int64),
+            source=source,
+            destination=destination,
+            link=self._links.learn((source << 32) | destination),
+            size=np.digitize(size, _SIZE_EDGES).astype(np.int64),
+        )
+
+
+def _log_seconds(rows: pd.DataFrame) -> Floats:
+    took: Floats = np.log1p((rows["ended_at"] - rows["started_at"]).to_numpy(np.float64))
+    return took
+
+
+def _seconds(log_seconds: Floats) -> Floats:
+    """Seconds of log1p(seconds), bounded: beyond a fortnight they say nothing more."""
+    seconds: Floats = np.expm1(np.minimum(log_seconds, 14.0))
+    return seconds
 
 
 def _median_and_scale(rows: pd.DataFrame) -> tuple[Floats, Floats]:

@@ -283,6 +283,7 @@ class Block(enum.StrEnum):
     NOT_BEST = "not-best"
     LOW_CONFIDENCE = "low-confidence"
     INEFFECTIVE_BEFORE = "ineffective-before"
+    UNCLEAR_BEFORE = "unclear-before"  # of an earlier action on a target nobody knows whether it had its effect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

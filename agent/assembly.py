@@ -1,0 +1,207 @@
+"""Putting the parts together as the configuration says. The only place that knows every class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from agent import config as settings
+from agent.choice import Chooser
+from agent.experience import Experience
+from agent.guards import Guards
+from agent.loop import Agent
+from agent.outbox import Outbox
+from agent.settlement import Settlement
+from agent.sources import EVENTS, READINGS, Decoder, Source
+from agent.sources.elasticsearch import ElasticsearchSource
+from agent.sources.files import FilesSource
+from agent.sources.simulated import SimulatedSource
+from agent.watch import Watch
+from detectors.threshold import DynamicThreshold
+from models.domain import ConfigError
+from models.forecaster import Forecaster
+from models.measurements import Paths, SiteMap
+from models.registry import default_model
+from remedies.catalog import Catalog
+from remedies.contract import BASELINE
+from remedies.executors import ChildProcess, GridSpec
+from remedies.policy import Limits
+from remedies.runner import Runner
+from storage.ledger import Ledger
+
+REPLAY_PAGE = 2_000  # events of one pass: a threshold learns from a page after it has judged it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The agent that a daemon runs, and what stands beside it; `closing` closes all of it."""
+
+    agent: Agent
+    ledger: Ledger
+    catalog: Catalog
+    closing: ExitStack
+
+
+def service(config: settings.Config) -> Service:
+    """Everything that the configuration asks for. Raises the GridmedicError of whatever cannot be had."""
+    config.state_dir.mkdir(parents=True, exist_ok=True)
+    catalog = catalog_of(config)
+    with ExitStack() as stack:
+        ledger = Ledger.open(config.ledger_url)
+        stack.callback(ledger.close)
+        with ledger.begin(write=False) as tx:
+            experience = Experience(catalog.cards, tx, file=config.state_dir / "bandit.vw")
+        stack.callback(experience.close)
+        runner = Runner(ChildProcess(grid=grid_spec(config), deadline_s=config.remedies.deadline_s))
+        guards = Guards(cards=catalog.cards, limits=limits(config))
+        site_map = SiteMap.load(config.path(config.site_map)) if config.site_map else SiteMap()
+        agent = Agent(
+            ledger=ledger,
+            events=sources(config, config.events, "events", EVENTS),
+            measurements=sources(config, config.measurements, "measurements", READINGS),
+            watch=watch(model_directory(config), site_map, config.detection.alarm_budget),
+            settlement=Settlement(
+                ledger=ledger,
+                cards=catalog.cards,
+                runner=runner,
+                guards=guards,
+                experience=experience,
+                dry_run=config.grid.dry_run,
+            ),
+            chooser=Chooser(
+                cards=catalog.cards,
+                catalogue_hash=catalog.hash,
+                runner=runner,
+                guards=guards,
+                experience=experience,
+                acting=True,
+            ),
+            outbox=Outbox(ledger=ledger, cards=catalog.cards, runner=runner),
+            limit=config.poll.limit,
+        )
+        return Service(agent=agent, ledger=ledger, catalog=catalog, closing=stack.pop_all())
+
+
+def recorded_agent(
+    files: Sequence[Path], *, measurements: Sequence[Path], site_map: Path | None, model: Path | None, state: Path
+) -> Agent:
+    """An agent over recorded files that acts on nothing, with its ledger under `state`."""
+    catalog = Catalog.load([])
+    ledger = Ledger.open(f"sqlite:///{state / 'ledger.db'}")
+    with ledger.begin(write=False) as tx:
+        experience = Experience(catalog.cards, tx, file=None)
+    guards = Guards(cards=catalog.cards, limits=Limits())
+    runner = Runner(ChildProcess())
+    readings = [FilesSource(name="measurements", paths=measurements, decoder=READINGS)] if measurements else []
+    return Agent(
+        ledger=ledger,
+        events=[FilesSource(name="events", paths=files, decoder=EVENTS)],
+        measurements=readings,
+        watch=watch(
+            model or default_model(),
+            SiteMap.load(site_map) if site_map else SiteMap(),
+            settings.DetectionSettings().alarm_budget,
+        ),
+        settlement=Settlement(
+            ledger=ledger, cards=catalog.cards, runner=runner, guards=guards, experience=experience, dry_run=True
+        ),
+        chooser=Chooser(
+            cards=catalog.cards,
+            catalogue_hash=catalog.hash,
+            runner=runner,
+            guards=guards,
+            experience=experience,
+            acting=False,
+        ),
+        outbox=None,
+        limit=REPLAY_PAGE,
+    )
+
+
+def watch(model: Path, site_map: SiteMap, alarm_budget: float) -> Watch:
+    return Watch(
+        forecaster=Forecaster.load(model),
+        threshold=DynamicThreshold(alarm_budget=alarm_budget),
+        paths=Paths(site_map),
+    )
+
+
+def model_directory(config: settings.Config) -> Path:
+    return default_model() if config.forecast.model == "default" else config.path(config.forecast.model)
+
+
+def limits(config: settings.Config) -> Limits:
+    """The policy's limits as configured."""
+    chosen = config.autonomy.model_dump()
+    return Limits(autonomy=chosen.pop("enabled"), **chosen, disabled=frozenset(config.remedies.disabled))
+
+
+def grid_spec(config: settings.Config) -> GridSpec:
+    """How a remedy's process opens the grid."""
+    return GridSpec(factory="agent.grid:open_grid", settings=config.grid.model_dump(mode="json"))
+
+
+def catalog_of(config: settings.Config) -> Catalog:
+    """The remedies that are configured. Raise ConfigError for a name that nobody knows: it would disable nothing."""
+    catalog = Catalog.load(config.remedies.outside)
+    if BASELINE in config.remedies.disabled:
+        raise ConfigError(
+            f"remedies.disabled: {BASELINE!r} cannot be disabled: it is what every other remedy must beat"
+        )
+    unknown = sorted(set(config.remedies.disabled) - set(catalog.cards))
+    if unknown:
+        known = ", ".join(sorted(catalog.cards))
+        raise ConfigError(f"remedies.disabled: there is no remedy {unknown[0]!r}; known: {known}")
+    return catalog
+
+
+def sources(
+    config: settings.Config, chosen: Sequence[settings.SourceSettings], what: str, decoder: Decoder
+) -> list[Source]:
+    """The sources of events or of measurements, each with a name of its own: its cursor's in the ledger."""
+    return [_source(config, entry, f"{what}-{place}-{entry.kind}", decoder) for place, entry in enumerate(chosen)]
+
+
+def _source(config: settings.Config, entry: settings.SourceSettings, name: str, decoder: Decoder) -> Source:
+    match entry:
+        case settings.SimulatedSource():
+            return SimulatedSource(name=name, url=entry.url, decoder=decoder)
+        case settings.FilesSource():
+            return FilesSource(name=name, paths=_expanded(config, entry.paths), decoder=decoder)
+        case settings.ElasticsearchSource():
+            return ElasticsearchSource(
+                name=name,
+                url=entry.url,
+                index=entry.index,
+                time_field=entry.time_field,
+                decoder=decoder,
+                api_key=os.environ.get(settings.ELASTICSEARCH_API_KEY),
+                basic_auth=_basic_auth(entry.user),
+                ca_certs=entry.ca_certs,
+                overlap=timedelta(seconds=entry.overlap_s),
+            )
+
+
+def _basic_auth(user: str | None) -> tuple[str, str] | None:
+    if user is None:
+        return None
+    password = os.environ.get(settings.ELASTICSEARCH_PASSWORD)
+    if password is None:
+        raise ConfigError(
+            f"a source names the user {user!r}, but {settings.ELASTICSEARCH_PASSWORD} is not in the environment"
+        )
+    return user, password
+
+
+def _expanded(config: settings.Config, patterns: Sequence[str]) -> list[Path]:
+    """Files of paths and patterns, in order; a pattern that finds nothing now may find something later."""
+    found: list[Path] = []
+    for pattern in patterns:
+        path = config.path(pattern)
+        wild = any(mark in pattern for mark in "*?[")
+        found += sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor or ".")))) if wild else [path]
+    return found

@@ -1,0 +1,164 @@
+"""What the forecaster sees: of a transfer when it starts, and of a transfer when it has finished.
+
+Numbers that are not known are NaN here; the net masks them. Names never seen before are hashed like all others, and no
+storage element has a feature of its own: its history speaks for it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from models.history import Flags, Floats, History, Ints, Timeline, Transfers
+from models.measurements import PATH_COLUMNS
+
+FEATURES_VERSION = 1
+
+RECENT = 16  # completions of a key that its statistics look back on
+LOAD_WINDOW_MS = 600_000
+SIZE_REACH = 0.7  # how far apart in log bytes two transfers are still alike
+AGE_REACH_S = 900.0  # over how many seconds a completion loses most of its weight
+
+_RECOLLECTION = (
+    "count",
+    "load",
+    "age",
+    "mean",
+    "spread",
+    "fading",
+    "alike",
+    "alikeness",
+    "alike_now",
+    "least",
+    "most",
+    "size",
+)
+_NUMBERS = {
+    "size": ("log_bytes",),
+    "queue": ("log_queue",),
+    "path": PATH_COLUMNS,
+    "week": ("day_sin", "day_cos", "week_sin", "week_cos"),
+    **{key: tuple(f"{key}_{name}" for name in _RECOLLECTION) for key in History.KEYS},
+}
+_BUCKETS = {"activity": 16, "protocol": 8, "source_type": 4, "destination_type": 4, "fts": 8}
+
+NUMBERS: tuple[str, ...] = tuple(name for names in _NUMBERS.values() for name in names)
+NAMES: tuple[str, ...] = tuple(f"{column}_{i}" for column, size in _BUCKETS.items() for i in range(size))
+OUTCOMES: tuple[str, ...] = (
+    "log_duration",
+    *(f"beyond_{key}" for key in History.KEYS),
+    "log_bytes",
+    "log_queue",
+    "link_age",
+)
+
+_DAY_S = 86_400.0
+
+
+def blocks() -> dict[str, slice]:
+    """Which numbers stand and fall together: training hides whole blocks, as a real absence would."""
+    ends = np.cumsum([len(names) for names in _NUMBERS.values()])
+    return {
+        block: slice(int(end) - len(names), int(end))
+        for (block, names), end in zip(_NUMBERS.items(), ends, strict=True)
+    }
+
+
+class Features:
+    """Turns transfers into numbers, given the history at hand."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._buckets: dict[tuple[str, int], int] = {}
+
+    def numbers(self, rows: pd.DataFrame, coded: Transfers) -> Floats:
+        """What is known when each transfer starts, in the order of NUMBERS; float32 [n, NUMBERS], NaN unknown."""
+        queue_s = (rows["started_at"] - rows["submitted_at"]).to_numpy(dtype=np.float64)
+        columns = [coded.log_bytes, np.log1p(np.maximum(queue_s, 0)), *_paths(rows), *_week(rows)]
+        recollections = [
+            self._recollection(timeline, getattr(coded, key), coded)
+            for key, timeline in self._history.timelines.items()
+        ]
+        return np.concatenate([np.stack(columns, axis=1).astype(np.float32), *recollections], axis=1)
+
+    def names(self, rows: pd.DataFrame) -> Floats:
+        """One 1 for each name, at the place that its hash says; float32 [n, NAMES]."""
+        ones = np.zeros((len(rows), len(NAMES)), dtype=np.float32)
+        start = 0
+        for column, size in _BUCKETS.items():
+            places, unique = pd.factorize(rows[column])
+            buckets = np.array([zlib.crc32(str(name).encode()) % size for name in unique], dtype=np.int64)
+            ones[np.arange(len(rows)), start + buckets[places]] = 1.0
+            start += size
+        return ones
+
+    def _recollection(self, timeline: Timeline, codes: Ints, coded: Transfers) -> Floats:
+        """Statistics of what the key's last completions took, as of each start; float32 [n, _RECOLLECTION]."""
+        at = coded.started_ms
+        sight = timeline.before(codes, at)
+        slots, there = timeline.last(sight, RECENT)
+        load = sight.stop - np.maximum(timeline.before(codes, np.maximum(at - LOAD_WINDOW_MS, 0)).stop, sight.first)
+        table = np.empty((len(codes), len(_RECOLLECTION)), dtype=np.float32)
+        table[:, 0] = np.log1p(there.sum(axis=1))
+        table[:, 1] = np.log1p(load)
+        if len(self._history):
+            took, sizes = self._history.log_duration[slots], self._history.log_bytes[slots]
+            age = (at[:, None] - self._history.ended_ms[slots]).astype(np.float32) / np.float32(1000)
+            table[:, 2:] = _statistics(took, sizes, age, there, coded.log_bytes)
+        table[~there[:, 0]] = np.nan
+        return table
+
+
+def _statistics(took: Floats, sizes: Floats, age_s: Floats, there: Flags, log_bytes: Floats) -> Floats:
+    """Means of `took` [n, RECENT] under several weights: plain, fading with order, alike in size, alike and recent."""
+    weight = there.astype(np.float32)
+    took = np.where(there, took, np.float32(0))
+    count = np.maximum(weight.sum(axis=1), 1)
+    mean = took.sum(axis=1) / count
+    spread = np.sqrt(np.maximum((took * took).sum(axis=1) / count - mean * mean, 0))
+    fade = weight * np.float32(0.8) ** np.arange(RECENT, dtype=np.float32)
+    fading = (fade * took).sum(axis=1) / np.maximum(fade.sum(axis=1), 1e-6)
+    apart = np.abs(sizes - log_bytes[:, None])
+    alike = weight * np.exp(-np.where(np.isnan(apart), np.float32(3), apart) / np.float32(SIZE_REACH))
+    mass = alike.sum(axis=1)
+    now = alike * np.exp(-np.maximum(age_s, 0) / np.float32(AGE_REACH_S))
+    tiny = np.float32(1e-9)  # weighs in only where nothing is alike: then the mean is all there is
+    return np.stack(
+        [
+            np.log1p(np.maximum(age_s[:, 0], 0)),
+            mean,
+            spread,
+            fading,
+            ((alike * took).sum(axis=1) + tiny * mean) / (mass + tiny),
+            np.log(mass + np.float32(1e-3)),
+            ((now * took).sum(axis=1) + tiny * mean) / (now.sum(axis=1) + tiny),
+            np.where(there, took, np.float32(np.inf)).min(axis=1),
+            took.max(axis=1),
+            np.where(there & ~np.isnan(sizes), sizes, np.float32(0)).sum(axis=1) / count,
+        ],
+        axis=1,
+    )
+
+
+def outcomes(numbers: Floats, log_duration: Floats) -> Floats:
+    """What a finished transfer tells its link: how long it took, and how that compares; float32 [n, OUTCOMES]."""
+    column = {name: numbers[:, i] for i, name in enumerate(NUMBERS)}
+    beyond = [log_duration - column[f"{key}_alike"] for key in History.KEYS]
+    return np.stack(
+        [log_duration, *beyond, column["log_bytes"], column["log_queue"], column["link_age"]], axis=1, dtype=np.float32
+    )
+
+
+def _paths(rows: pd.DataFrame) -> list[NDArray[Any]]:
+    loss, delay, throughput = (rows[name].to_numpy(dtype=np.float64) for name in PATH_COLUMNS)
+    return [np.log10(np.maximum(loss, 0) + 1e-5), np.log1p(np.maximum(delay, 0)), np.log10(np.maximum(throughput, 1))]
+
+
+def _week(rows: pd.DataFrame) -> list[NDArray[Any]]:
+    at = rows["started_at"].to_numpy(dtype=np.float64)
+    day, week = 2 * np.pi * at / _DAY_S, 2 * np.pi * at / (7 * _DAY_S)
+    return [np.sin(day), np.cos(day), np.sin(week), np.cos(week)]

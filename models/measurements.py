@@ -1,0 +1,338 @@
+"""perfSONAR readings: one columnar form, the map from perfSONAR sites to RSEs, and what was known of a path when.
+
+A batch of readings is a pandas DataFrame with exactly the columns of `READING_COLUMNS`; a reading of several quantities is
+several rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from models.columns import Column, FloatArray, numbers, seconds, texts
+from models.domain import ConfigError, aware
+from models.events import AHEAD, LONGEST_NAME, Refusal, RefusalReason, refusal
+
+READING_COLUMNS = (
+    "source_site",
+    "destination_site",
+    "source_host",
+    "destination_host",
+    "quantity",  # one of QUANTITIES
+    "value",
+    "at",  # seconds since 1970-01-01 UTC
+)
+QUANTITIES = {
+    "packet_loss": "fraction, 0..1",
+    "delay_mean": "ms; negative where clocks are off",
+    "delay_sd": "ms",
+    "throughput": "bit/s",
+    "retransmits": "count",
+    "hops": "count of a traced route",
+    "rtt": "ms, of a traced route's end",
+}
+PATH_COLUMNS = ("path_loss", "path_delay_ms", "path_throughput_bps")  # NaN where nothing fresh is known
+
+# Our column: the names under which it is found, the best first: `ps_*`, the camel case of 2017, tables, and our own. The
+# median delay is left out: its collector computes it wrongly from an even number of samples.
+READING_ALIASES: Mapping[str, tuple[str, ...]] = {
+    "source_site": ("src_site", "srcSite", "source_site"),
+    "destination_site": ("dest_site", "destSite", "destination_site"),
+    "source_host": ("src_host", "srcHost", "source_host", "src"),
+    "destination_host": ("dest_host", "destHost", "destination_host", "dest", "dst"),
+    "at": ("timestamp", "time_utc", "@timestamp", "at"),
+    "packet_loss": ("packet_loss", "packetLoss", "packet_loss_frac"),
+    "delay_mean": ("delay_mean", "delayMean", "delay_mean_ms"),
+    "delay_sd": ("delay_sd", "delaySd", "delay_sd_ms"),
+    "throughput": ("throughput", "throughput_bps"),
+    "retransmits": ("retransmits",),
+    "hops": ("n_hops", "nHops"),
+    "rtt": ("rtt",),  # of documents it is taken from their list of `rtts`
+}
+KNOWN_FIELDS = frozenset(("quantity", "value", *itertools.chain.from_iterable(READING_ALIASES.values())))
+_HIGHEST = {"packet_loss": 1.0, "delay_mean": 1e7, "delay_sd": 1e7, "throughput": 1e15}
+_LOWEST = {"delay_mean": -1e7}
+
+# The column of a path: the quantity that it shows, and for how many seconds a reading of that holds.
+_PATHS: Mapping[str, tuple[str, float]] = {
+    "path_loss": ("packet_loss", 6 * 3600.0),
+    "path_delay_ms": ("delay_mean", 6 * 3600.0),
+    "path_throughput_bps": ("throughput", 7 * 86400.0),
+}
+_TIME_BITS = 42  # of milliseconds, up to the year 2109
+_TIME_MASK = (1 << _TIME_BITS) - 1
+_MOST_READINGS = 1 << 19  # kept of one quantity
+_MOST_HOSTS = 1 << 16
+
+
+def decode_readings(documents: Sequence[object], *, now: datetime) -> tuple[pd.DataFrame, list[Refusal]]:
+    """Read `ps_*` documents (or rows of tables as documents) of any kind; several quantities in one become several rows.
+
+    A document that yields no row is refused; every other one yields at least one. Rows stand in the order of the documents.
+    A site may be "" where its host is known (`Paths` fills it in when another document tells).
+    """
+    good = [document for document in documents if isinstance(document, dict)]
+    refusals = [
+        refusal(RefusalReason.NOT_AN_OBJECT, f"it is of type {type(document).__name__}", document)
+        for document in documents
+        if not isinstance(document, dict)
+    ]
+    present = KNOWN_FIELDS.intersection(set().union(*good))
+    columns: dict[str, Column] = {name: [document.get(name) for document in good] for name in present}
+    if any("rtts" in document for document in good):
+        columns["rtt"] = [_rtt(document) for document in good]
+    readings, refused = _assemble(columns, len(good), now=now, document=good.__getitem__)
+    return readings, refusals + refused
+
+
+def decode_readings_table(table: pd.DataFrame, *, now: datetime) -> tuple[pd.DataFrame, list[Refusal]]:
+    """Read a table of readings: one column for each quantity, or our own `quantity` and `value`."""
+    columns: dict[str, Column] = {}
+    for position, name in enumerate(table.columns):
+        if name in KNOWN_FIELDS:
+            columns.setdefault(str(name), table.iloc[:, position])
+    return _assemble(columns, len(table), now=now, document=lambda row: table.iloc[row].to_dict())
+
+
+def reading_keys(readings: pd.DataFrame) -> npt.NDArray[np.uint64]:
+    """Durable keys, uint64 [n], of path, quantity and time: a reading found in two documents has one key."""
+    stamp = readings["at"].round(3).astype("str")
+    told_by = readings["quantity"] + "\x1f" + stamp
+    for name in ("source_host", "destination_host", "source_site", "destination_site"):
+        told_by = told_by + "\x1f" + readings[name]
+    return pd.util.hash_array(told_by.to_numpy(dtype=object), categorize=False)
+
+
+def empty_readings() -> pd.DataFrame:
+    """No readings, in the form of a batch."""
+    return decode_readings_table(pd.DataFrame(), now=datetime.fromisoformat("2000-01-01T00:00:00+00:00"))[0]
+
+
+class SiteMap:
+    """Which ATLAS site a perfSONAR site and an RSE belong to. Names compare without regard to case.
+
+    An RSE's name starts with its site's name; of several that fit, the longest is meant. What the map does not know stands for
+    itself: a perfSONAR site as it is, an RSE by its name up to the last `_`.
+    """
+
+    def __init__(self, pairs: Mapping[str, str] | None = None) -> None:
+        self._sites = {name.casefold(): site for name, site in (pairs or {}).items()}
+        self._atlas = {site.casefold(): site for site in (pairs or {}).values()}
+
+    @classmethod
+    def load(cls, path: Path) -> SiteMap:
+        """Read lines of two columns: the name that perfSONAR gives, and the ATLAS site; raise ConfigError for another file."""
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"{path}: the map of sites cannot be read ({error}); name a text file of two columns"
+            ) from error
+        pairs = {}
+        for number, line in enumerate(lines, start=1):
+            words = line.partition("#")[0].replace(",", " ").split()
+            if len(words) not in {0, 2}:
+                raise ConfigError(
+                    f"{path}, line {number}: {line[:80]!r} is not two names; write the site as perfSONAR gives it, a blank, "
+                    "and the ATLAS site"
+                )
+            if words:
+                pairs[words[0]] = words[1]
+        return cls(pairs)
+
+    def of_site(self, name: str) -> str:
+        """The ATLAS site of a perfSONAR site."""
+        return self._sites.get(name.casefold()) or self._atlas.get(name.casefold(), name)
+
+    def of_rse(self, rse: str) -> str:
+        """The ATLAS site of an RSE."""
+        folded = rse.casefold()
+        for end in range(len(folded), 0, -1):
+            whole_words = end == len(folded) or not folded[end].isalnum()
+            if whole_words and folded[:end] in self._atlas:
+                return self._atlas[folded[:end]]
+        return rse.rpartition("_")[0] or rse
+
+
+class Paths:
+    """What perfSONAR had last measured on the path between two sites, as of any moment. Memory is bounded."""
+
+    def __init__(self, sites: SiteMap | None = None) -> None:
+        self._site_map = sites or SiteMap()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._hosts: dict[str, str] = {}  # the site of a host, as some document told
+        self._tables = {column: _AsOf() for column in PATH_COLUMNS}
+
+    def locate(self, readings: pd.DataFrame) -> pd.DataFrame:
+        """Return `readings` with ATLAS sites; "" where neither the reading nor an earlier one tells the site of its host."""
+        located = readings.copy()
+        ends = (("source_site", "source_host"), ("destination_site", "destination_host"))
+        for site, host in ends:
+            told = readings[(readings[site] != "") & (readings[host] != "")].drop_duplicates(host, keep="last")
+            self._hosts.update(zip(told[host], told[site], strict=True))
+        for site, host in ends:
+            named = readings[site].where(
+                readings[site] != "", _mapped(readings[host], lambda name: self._hosts.get(name, ""))
+            )
+            located[site] = _mapped(named, self._site_map.of_site)
+        while len(self._hosts) > _MOST_HOSTS:
+            del self._hosts[next(iter(self._hosts))]
+        return located
+
+    def absorb(self, readings: pd.DataFrame) -> None:
+        """Take note of readings, in any order, late and repeated ones too."""
+        located = self.locate(readings)
+        located = located[(located["source_site"] != "") & (located["destination_site"] != "")]
+        pairs = _pair(located["source_site"], located["destination_site"])
+        for column, (quantity, _) in _PATHS.items():
+            chosen = (located["quantity"] == quantity).to_numpy()
+            value = located["value"].to_numpy()[chosen]
+            # A negative delay says that a clock is off and nothing of the delay, so that the one before is outdated too.
+            self._tables[column].insert(
+                pairs[chosen], located["at"].to_numpy()[chosen], np.where(value < 0, np.nan, value)
+            )
+
+    def attach(self, events: pd.DataFrame) -> pd.DataFrame:
+        """Return `events` with PATH_COLUMNS: the last reading strictly before `started_at`, NaN if that is too old.
+
+        Loss and delay hold for six hours, throughput for seven days.
+        """
+        source, destination = (_mapped(events[end], self._site_map.of_rse) for end in ("source", "destination"))
+        pairs, started = _pair(source, destination), events["started_at"].to_numpy()
+        found = {
+            column: self._tables[column].look_up(pairs, started, longest_s=longest_s)
+            for column, (_, longest_s) in _PATHS.items()
+        }
+        return events.assign(**found)
+
+
+class _AsOf:
+    """Values by (pair, time), as one sorted array of keys: pair's code << 42 | milliseconds."""
+
+    def __init__(self) -> None:
+        self._codes: dict[str, int] = {}
+        self._keys = np.empty(0, dtype=np.int64)
+        self._values = np.empty(0)
+
+    def insert(self, pairs: npt.NDArray[np.object_], at: FloatArray, values: FloatArray) -> None:
+        if len(pairs) == 0:
+            return
+        indexes, names = pd.factorize(pairs)
+        codes = np.array([self._codes.setdefault(name, len(self._codes)) for name in names], dtype=np.int64)
+        keys = np.concatenate([self._keys, codes[indexes] << _TIME_BITS | np.ceil(at * 1000).astype(np.int64)])
+        order = np.argsort(keys, kind="stable")
+        last = np.append(np.diff(keys[order]) != 0, True)  # of several with one key the newest counts
+        self._keys, self._values = keys[order][last], np.concatenate([self._values, values])[order][last]
+        if len(self._keys) > 2 * _MOST_READINGS:
+            self._forget()
+
+    def look_up(self, pairs: npt.NDArray[np.object_], at: FloatArray, *, longest_s: float) -> FloatArray:
+        indexes, names = pd.factorize(pairs)
+        codes = np.array([self._codes.get(name, -1) for name in names], dtype=np.int64)[indexes]
+        moment = np.floor(np.nan_to_num(at, nan=0.0) * 1000).astype(np.int64)
+        place = np.searchsorted(self._keys, codes << _TIME_BITS | moment) - 1
+        found = np.full(len(pairs), np.nan)
+        maybe = np.flatnonzero((codes >= 0) & (place >= 0))
+        keys = self._keys[place[maybe]]
+        fresh = (keys >> _TIME_BITS == codes[maybe]) & (moment[maybe] - (keys & _TIME_MASK) <= longest_s * 1000)
+        found[maybe[fresh]] = self._values[place[maybe[fresh]]]
+        return found
+
+    def _forget(self) -> None:
+        """Keep the newest readings, and the pairs that they are of."""
+        newest = np.sort(np.argpartition(self._keys & _TIME_MASK, -_MOST_READINGS)[-_MOST_READINGS:])
+        codes, renumbered = np.unique(self._keys[newest] >> _TIME_BITS, return_inverse=True)
+        names = list(self._codes)
+        self._codes = {names[code]: place for place, code in enumerate(codes)}
+        self._keys = renumbered.astype(np.int64) << _TIME_BITS | self._keys[newest] & _TIME_MASK
+        self._values = self._values[newest]
+
+
+def _mapped(names: pd.Series[str], translate: Callable[[str], str]) -> pd.Series[str]:
+    indexes, distinct = pd.factorize(names.to_numpy(dtype=object))
+    translated = np.array([translate(name) for name in distinct], dtype=object)
+    return pd.Series(translated[indexes] if len(names) else [], index=names.index, dtype="str")
+
+
+def _pair(source: pd.Series[str], destination: pd.Series[str]) -> npt.NDArray[np.object_]:
+    return (source.str.casefold() + ">" + destination.str.casefold()).to_numpy(dtype=object)
+
+
+def _rtt(document: dict[str, object]) -> object:
+    """The round trip to the end of a traced route, if the route reached it."""
+    rtts = document.get("rtts")
+    reached = document.get("destination_reached") is not False and isinstance(rtts, list) and len(rtts) > 0
+    return rtts[-1] if reached and isinstance(rtts, list) else document.get("rtt")
+
+
+def _assemble(
+    columns: Mapping[str, Column], rows: int, *, now: datetime, document: Callable[[int], object]
+) -> tuple[pd.DataFrame, list[Refusal]]:
+    path = _path(columns, rows)
+    at = seconds(columns, READING_ALIASES["at"], rows)
+    values = _values(columns, rows)
+    usable = ~np.isnan(np.column_stack(list(values.values())))
+    nameless = ((path["source_site"] == "") & (path["source_host"] == "")) | (
+        (path["destination_site"] == "") & (path["destination_host"] == "")
+    )
+    markup = (path["source_site"] + path["destination_site"]).str.contains(r"[<>]")
+    faults = [
+        (RefusalReason.NO_LINK, "it names no site and no host of one end", nameless.to_numpy(dtype=bool)),
+        (RefusalReason.BAD_NAME, "its site cannot be one", markup.to_numpy(dtype=bool)),
+        (RefusalReason.BAD_TIME, "it has no time", np.isnan(at)),
+        (RefusalReason.FROM_THE_FUTURE, f"more than {AHEAD} after {now:%Y-%m-%d %H:%M:%S}", at > _horizon(now)),
+        (RefusalReason.NO_VALUE, "it measures nothing that is known and in its range", ~usable.any(axis=1)),
+    ]
+    refused = np.select([fault for _, _, fault in faults], list(range(len(faults))), default=-1)
+    refusals = [
+        refusal(faults[refused[row]][0], faults[refused[row]][1], document(int(row)))
+        for row in np.flatnonzero(refused >= 0)
+    ]
+    taken, which = np.nonzero(usable & (refused < 0)[:, None])  # in the order of documents, then of quantities
+    readings = path.take(taken).reset_index(drop=True)
+    readings["quantity"] = pd.Series(np.array(list(QUANTITIES), dtype=object)[which], dtype="str")
+    readings["value"] = np.column_stack(list(values.values()))[taken, which]
+    readings["at"] = at[taken]
+    return readings, refusals
+
+
+def _horizon(now: datetime) -> float:
+    return (aware(now) + AHEAD).timestamp()
+
+
+def _path(columns: Mapping[str, Column], rows: int) -> pd.DataFrame:
+    """The two sites and hosts. Beside a `dst` (the documents say `dest`), `src` and `dst` name sites, as in tables of site pairs."""
+    path = pd.DataFrame(
+        {name: texts(columns, READING_ALIASES[name], rows, longest=LONGEST_NAME) for name in READING_COLUMNS[:4]}
+    )
+    if "dst" in columns:
+        by_site = texts(columns, ("dst",), rows, longest=LONGEST_NAME) != ""
+        for site, host, name in (
+            ("source_site", "source_host", "src"),
+            ("destination_site", "destination_host", "dst"),
+        ):
+            named = texts(columns, (name,), rows, longest=LONGEST_NAME)
+            path[site] = path[site].where(~by_site | (path[site] != ""), named)
+            path[host] = path[host].where(~by_site | (path[host] != named), "")
+    return path
+
+
+def _values(columns: Mapping[str, Column], rows: int) -> dict[str, FloatArray]:
+    """A column of each quantity, NaN where it was not measured or cannot be true."""
+    quantity = texts(columns, ("quantity",), rows, longest=LONGEST_NAME).to_numpy(dtype=object)
+    long_form = numbers(columns, ("value",), rows)
+    values = {}
+    for name in QUANTITIES:
+        value = np.where(quantity == name, long_form, numbers(columns, READING_ALIASES[name], rows))
+        possible = (value >= _LOWEST.get(name, 0.0)) & (value <= _HIGHEST.get(name, 1e6))
+        values[name] = np.where(possible, value, np.nan)
+    return values

