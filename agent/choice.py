@@ -85,7 +85,9 @@ class Chooser:
         if newest is None:
             return True
         match newest.status:
-            case DecisionStatus.OPEN | DecisionStatus.SHADOW:
+            case DecisionStatus.OPEN:
+                return newest.culprit != str(incident.culprit)  # what is proposed would no longer be to the point
+            case DecisionStatus.SHADOW:
                 return False
             case DecisionStatus.EXPIRED:
                 return True
@@ -95,6 +97,7 @@ class Chooser:
                 return _is_over(tx.action(newest.id), now)
 
     def _decide_on(self, tx: Transaction, incident: Incident, candidates: Sequence[Candidate], now: datetime) -> None:
+        self._let_go(tx, incident)
         decision_id = _next_id(tx.newest_decision(incident.id), incident)
         options, propensity, features = self._ranked(tx, incident, candidates, decision_id, now)
         if not options:
@@ -105,6 +108,7 @@ class Chooser:
         decision = Decision(
             id=decision_id,
             incident_id=incident.id,
+            culprit=str(incident.culprit),
             made_at=now,
             status=DecisionStatus.OPEN if self.acting else DecisionStatus.SHADOW,
             options=options,

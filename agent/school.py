@@ -1,8 +1,9 @@
-"""Training a forecaster on recorded events and on the simulated grid."""
+"""Training a forecaster on recorded events and on simulated grids."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -10,28 +11,51 @@ import pandas as pd
 from agent.daemon import wall_clock
 from agent.sources import EVENTS
 from agent.sources.files import FilesSource
-from models.domain import ModelError
 from models.events import FINISHED, decode
+from models.measurements import Paths, decode_readings
 from models.training import train as train_on
-from simulator.world import simulated_events
+from simulator.world import Setup, run
 
 PAGE = 50_000
+SHORT_WORLDS = 8
+MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
 
 
 def train(data: Sequence[Path], *, simulated_hours: float, seed: int, out: Path) -> str:
-    """Train on recorded `data` and on so many hours of a simulated grid; return what to tell the user."""
+    """Train on recorded `data` and on so many hours of simulated grids; return what to tell the user.
+
+    Raise SourceError for a file that cannot be read, ModelError if there is too little to train on.
+    """
     streams = [_recorded(data)] if data else []
-    if simulated_hours > 0:
-        events, _ = decode(simulated_events(seed=seed, hours=simulated_hours), now=wall_clock())
-        streams.append(events[events["type"].isin(FINISHED)])
-    if not streams:
-        raise ModelError("there is nothing to train on: name files of events, or give --simulated-hours")
+    streams += _simulated(hours=simulated_hours, seed=seed)
     manifest = train_on(streams, out=out, seed=seed)
     lines = [f"{out}: trained for {manifest.epochs} epochs; on the held-out last fifth:"]
     for name, metrics in manifest.metrics.items():
         shown = ", ".join(f"{measure} {metrics[measure]:.4g}" for measure in ("mae_log1p", "median_ae_s", "coverage90"))
         lines.append(f"  {name:<12} {shown}")
     return "\n".join(lines)
+
+
+def _simulated(*, hours: float, seed: int) -> Iterator[pd.DataFrame]:
+    """Several worlds of an hour, for how a grid looks to whoever has just begun to watch, and a long one."""
+    short = min(SHORT_WORLDS, int(hours))
+    lengths = [1.0] * short + ([hours - short] if hours > short else [])
+    for number, length in enumerate(lengths):
+        # Seven hours apart, so that day and night are both seen.
+        start = MONDAY + timedelta(hours=7 * number)
+        yield _world(Setup(seed=100 * seed + number, start=start), hours=length)
+
+
+def _world(setup: Setup, *, hours: float) -> pd.DataFrame:
+    """Finished transfers of a world, with what perfSONAR had measured when they started."""
+    now = setup.start + timedelta(hours=hours + 24)
+    parts, paths = [], Paths()
+    for emitted in run(setup, hours=hours):
+        events, _ = decode(emitted.events, now=now)
+        parts.append(events[events["type"].isin(FINISHED)])
+        readings, _ = decode_readings(emitted.measurements, now=now)
+        paths.absorb(readings)
+    return paths.attach(pd.concat(parts, ignore_index=True))
 
 
 def _recorded(data: Sequence[Path]) -> pd.DataFrame:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from detectors.localisation import MIN_BAD, NEW_ROLES, ROLE_COLUMNS, Suspect, localise, partners, roles, touches
 from detectors.threshold import SLOW_SHARE
-from models.domain import Entity, Evidence, Example, Incident, IncidentKind, IncidentStatus, Share
+from models.domain import Entity, EntityKind, Evidence, Example, Incident, IncidentKind, IncidentStatus, Share
 
 WINDOW_S = 1800.0
 STEP_S = 60.0
@@ -152,6 +152,10 @@ class IncidentBook:
         for suspect in localise(role, bad, expected_share=signal.usual):
             own = touches(suspect.entity, role) & bad
             known = [incident for incident in self._of(signal.kind) if _one_cause(incident, suspect, role, bad)]
+            akin = self._of_one_end(signal.kind, suspect.entity) if not known else None
+            if akin is not None:
+                opened.append(self._keep(self._with_evidence(akin, members, bad, role, at, new=int(own.sum()))))
+                continue
             if not known:
                 incident = self._reopened(signal.kind, suspect.entity) or self._new(signal.kind, suspect.entity, at)
                 incident = replace(incident, confidence=suspect.confidence)
@@ -163,6 +167,14 @@ class IncidentBook:
                 opened.append(self._keep(self._with_evidence(wider, members, bad, role, at, new=0)))
             opened += [self._keep(_merged(other, oldest, at)) for other in others]
         return opened
+
+    def _of_one_end(self, kind: IncidentKind, suspect: Entity) -> Incident | None:
+        """The open incident of another link with the same end, blamed on that end: two bad links have that in common."""
+        for incident in self._of(kind):
+            end = _common_end(incident.culprit, suspect)
+            if end is not None:
+                return replace(incident, culprit=end)
+        return None
 
     def _reopened(self, kind: IncidentKind, culprit: Entity) -> Incident | None:
         for incident in self._incidents.values():
@@ -230,6 +242,15 @@ def _one_cause(incident: Incident, suspect: Suspect, role: pd.DataFrame, bad: pd
     theirs, own = touches(incident.culprit, role) & bad, touches(suspect.entity, role) & bad
     shared = float((theirs & own).sum())
     return shared >= SAME_CAUSE * float(own.sum()) or 0.0 < SAME_CAUSE * float(theirs.sum()) <= shared
+
+
+def _common_end(one: Entity, other: Entity) -> Entity | None:
+    if one.kind is not EntityKind.LINK or other.kind is not EntityKind.LINK:
+        return None
+    for first, second in ((one.link.source, other.link.source), (one.link.destination, other.link.destination)):
+        if first == second:
+            return Entity(EntityKind.RSE, first)
+    return None
 
 
 def _merged(incident: Incident, into: Incident, at: float) -> Incident:

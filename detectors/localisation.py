@@ -18,6 +18,7 @@ from models.domain import Entity, EntityKind, Link
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 MIN_BAD = 5  # fewer bad transfers than this are anecdotes
 MIN_SHARE = 0.3  # of a suspect's transfers that must be bad
@@ -100,6 +101,13 @@ def localise(role: pd.DataFrame, bad: pd.Series, *, expected_share: float) -> li
             break
         column, place, confidence = best
         codes, names = columns[column]
+        if column == "link":
+            # A link is to blame only if its ends are healthy elsewhere.
+            others = left & (codes != place)
+            end = _sick_end(columns, guilty, others, np.flatnonzero(left & (codes == place))[0], expected_share)
+            if end is not None:
+                column, place = end
+                codes, names = columns[column]
         suspects.append(
             Suspect(
                 entity=Entity(dict(_COLUMNS)[column], str(names[place])),
@@ -147,7 +155,22 @@ def _best(scores: Mapping[str, _Scores]) -> tuple[str, int, float] | None:
     return column, place, float(min(0.99, 1.0 / rivals))
 
 
-def _scores(codes: Ints, bad: npt.NDArray[np.bool_], values: int, expected_share: float) -> _Scores:
+def _sick_end(
+    columns: Mapping[str, tuple[Ints, pd.Index]], guilty: Flags, others: Flags, transfer: int, expected_share: float
+) -> tuple[str, int] | None:
+    """Column and place of an end of the transfer's link that goes bad on other links, too; of both, the worse."""
+    sick: list[tuple[float, str, int]] = []
+    for column in ("source", "destination"):
+        codes, names = columns[column]
+        place = int(codes[transfer])
+        score = _scores(codes[others], guilty[others], len(names), expected_share)
+        many = score.bad[place] >= MIN_BAD and score.bad[place] >= MIN_SHARE * score.total[place]
+        if many and score.ratio[place] >= MIN_RATIO:
+            sick.append((float(score.ratio[place]), column, place))
+    return max(sick)[1:] if sick else None
+
+
+def _scores(codes: Ints, bad: Flags, values: int, expected_share: float) -> _Scores:
     k = np.bincount(codes, bad.astype(np.float64), minlength=values).astype(np.float64)
     n = np.bincount(codes, minlength=values).astype(np.float64)
     outside = (bad.sum() - k) / np.maximum(len(bad) - n, 1.0)

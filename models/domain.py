@@ -317,6 +317,7 @@ class Decision:
 
     id: str
     incident_id: str
+    culprit: str = ""  # whom the incident blamed then
     made_at: datetime
     status: DecisionStatus
     options: tuple[Option, ...]

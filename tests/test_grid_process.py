@@ -35,7 +35,7 @@ from pathlib import Path
 from simulator.server import serve
 serve(
     directory=Path(sys.argv[1]), start=datetime.fromisoformat(sys.argv[2]), port=0, speed=float(sys.argv[3]),
-    history=timedelta(minutes=30), ready=lambda url: print("READY", url, flush=True),
+    history=timedelta(minutes=30), transfers_per_hour=1000, ready=lambda url: print("READY", url, flush=True),
 )
 """
 

@@ -204,7 +204,7 @@ def test_a_destructive_remedy_always_asks():
         ({"trust": float("nan")}, Block.NOT_TRUSTED, Permission.ASK),
         ({"best": False}, Block.NOT_BEST, Permission.ASK),
         ({"ineffective": 2}, Block.INEFFECTIVE_BEFORE, Permission.ASK),
-        ({"unclear": True}, Block.INEFFECTIVE_BEFORE, Permission.ASK),
+        ({"unclear": True}, Block.UNCLEAR_BEFORE, Permission.ASK),
     ],
 )
 def test_each_fact_blocks_by_its_name(facts, block, permission):
