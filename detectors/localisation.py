@@ -23,7 +23,8 @@ Flags = npt.NDArray[np.bool_]
 MIN_BAD = 5  # fewer bad transfers than this are anecdotes
 MIN_SHARE = 0.3  # of a suspect's transfers that must be bad
 MIN_RATIO = 12.0  # log-likelihood ratio: about one in ten million by chance, for some thousand suspects a minute
-SITE_MARGIN = 6.0  # what a whole site must explain more than the best of its storage elements alone
+WIDE = frozenset({"source_site", "destination_site", "fts"})
+WIDE_MARGIN = 6.0  # what these must explain more than the best single storage element or link does
 MAX_SUSPECTS = 8
 
 NEW_ROLES = ("link", "source_site", "destination_site")
@@ -96,6 +97,8 @@ def localise(role: pd.DataFrame, bad: pd.Series, *, expected_share: float) -> li
             column: _scores(codes[left], guilty[left], len(names), expected_share)
             for column, (codes, names) in columns.items()
         }
+        for end in ("source", "destination"):
+            _spare_sites(scores[f"{end}_site"], columns[f"{end}_site"][1], scores[end], columns[end][1])
         best = _best(scores)
         if best is None:
             break
@@ -104,9 +107,9 @@ def localise(role: pd.DataFrame, bad: pd.Series, *, expected_share: float) -> li
         if column == "link":
             # A link is to blame only if its ends are healthy elsewhere.
             others = left & (codes != place)
-            end = _sick_end(columns, guilty, others, np.flatnonzero(left & (codes == place))[0], expected_share)
-            if end is not None:
-                column, place = end
+            sick = _sick_end(columns, guilty, others, np.flatnonzero(left & (codes == place))[0], expected_share)
+            if sick is not None:
+                column, place = sick
                 codes, names = columns[column]
         suspects.append(
             Suspect(
@@ -145,14 +148,25 @@ def _best(scores: Mapping[str, _Scores]) -> tuple[str, int, float] | None:
     """Column and place of the value that explains most, and how sure it is among its rivals; None if none is beyond doubt."""
     found: list[tuple[float, str, int]] = []
     for column, score in scores.items():
-        beyond = (score.bad >= MIN_BAD) & (score.bad >= MIN_SHARE * score.total) & (score.ratio >= MIN_RATIO)
-        handicap = SITE_MARGIN if column.endswith("_site") else 0.0
+        beyond = _beyond_doubt(score)
+        handicap = WIDE_MARGIN if column in WIDE else 0.0
         found += [(float(score.ratio[place]) - handicap, column, int(place)) for place in np.flatnonzero(beyond)]
     if not found:
         return None
-    most, column, place = max(found, key=lambda entry: entry[0])
+    most, column, place = max(found, key=lambda entry: entry[0])  # of equals the first: the narrowest
     rivals = np.exp(np.clip(np.array([entry[0] for entry in found]) - most, -50.0, 0.0) / 2.0).sum()
     return column, place, float(min(0.99, 1.0 / rivals))
+
+
+def _beyond_doubt(score: _Scores) -> Flags:
+    return (score.bad >= MIN_BAD) & (score.bad >= MIN_SHARE * score.total) & (score.ratio >= MIN_RATIO)
+
+
+def _spare_sites(site: _Scores, sites: pd.Index, rse: _Scores, rses: pd.Index) -> None:
+    """Blame no site for one storage element: at least two of its own must have gone bad."""
+    sick = pd.Series([site_of(str(name)) for name in rses[_beyond_doubt(rse)]]).value_counts()
+    spared = np.array([sick.get(str(name), 0) < 2 for name in sites])
+    site.ratio[spared] = 0.0
 
 
 def _sick_end(
@@ -164,10 +178,12 @@ def _sick_end(
         codes, names = columns[column]
         place = int(codes[transfer])
         score = _scores(codes[others], guilty[others], len(names), expected_share)
-        many = score.bad[place] >= MIN_BAD and score.bad[place] >= MIN_SHARE * score.total[place]
-        if many and score.ratio[place] >= MIN_RATIO:
+        if _beyond_doubt(score)[place]:
             sick.append((float(score.ratio[place]), column, place))
-    return max(sick)[1:] if sick else None
+    if not sick:
+        return None
+    _, column, place = max(sick)
+    return column, place
 
 
 def _scores(codes: Ints, bad: Flags, values: int, expected_share: float) -> _Scores:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import select
 import shutil
 import signal
 import subprocess
@@ -49,16 +48,10 @@ class Process:
         self.url = self._address()
 
     def _address(self) -> str:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if select.select([self.child.stdout], [], [], 1.0)[0]:
-                line = self.child.stdout.readline()
-                if line.startswith("READY"):
-                    return line.split()[1]
-                if not line:
-                    break
-        self.kill()
-        raise AssertionError("the grid process did not come up")
+        for line in self.child.stdout:
+            if line.startswith("READY"):
+                return line.split()[1]
+        raise AssertionError(f"the grid process ended with {self.child.wait()} before it answered")
 
     def kill(self) -> None:
         self.child.send_signal(signal.SIGKILL)
