@@ -28,7 +28,7 @@ from models.measurements import Paths, SiteMap
 from models.registry import default_model
 from remedies.catalog import Catalog
 from remedies.contract import BASELINE
-from remedies.executors import ChildProcess, GridSpec
+from remedies.executors import ChildProcess, Executor, GridSpec
 from remedies.policy import Limits
 from remedies.runner import Runner
 from storage.ledger import Ledger
@@ -50,64 +50,87 @@ def service(config: settings.Config) -> Service:
     """Everything that the configuration asks for. Raises the GridmedicError of whatever cannot be had."""
     config.state_dir.mkdir(parents=True, exist_ok=True)
     catalog = catalog_of(config)
+    site_map = SiteMap.load(config.path(config.site_map)) if config.site_map else SiteMap()
+    eyes = watch(model_directory(config), site_map, config.detection.alarm_budget)
     with ExitStack() as stack:
         ledger = Ledger.open(config.ledger_url)
         stack.callback(ledger.close)
-        with ledger.begin(write=False) as tx:
-            experience = Experience(catalog.cards, tx, file=config.state_dir / "bandit.vw")
-        stack.callback(experience.close)
-        runner = Runner(ChildProcess(grid=grid_spec(config), deadline_s=config.remedies.deadline_s))
-        guards = Guards(cards=catalog.cards, limits=limits(config))
-        site_map = SiteMap.load(config.path(config.site_map)) if config.site_map else SiteMap()
-        agent = Agent(
+        agent = build(
+            stack,
             ledger=ledger,
+            catalog=catalog,
             events=sources(config, config.events, "events", EVENTS),
             measurements=sources(config, config.measurements, "measurements", READINGS),
-            watch=watch(model_directory(config), site_map, config.detection.alarm_budget),
-            settlement=Settlement(
-                ledger=ledger,
-                cards=catalog.cards,
-                runner=runner,
-                guards=guards,
-                experience=experience,
-                dry_run=config.grid.dry_run,
-            ),
-            chooser=Chooser(
-                cards=catalog.cards,
-                catalogue_hash=catalog.hash,
-                runner=runner,
-                guards=guards,
-                experience=experience,
-                acting=True,
-            ),
-            outbox=Outbox(ledger=ledger, cards=catalog.cards, runner=runner),
-            limit=config.poll.limit,
+            eyes=eyes,
+            executor=ChildProcess(grid=grid_spec(config), deadline_s=config.remedies.deadline_s),
+            limits=limits(config),
+            page=config.poll.limit,
+            acting=True,
+            dry_run=config.grid.dry_run,
+            bandit_file=config.state_dir / "bandit.vw",
         )
         return Service(agent=agent, ledger=ledger, catalog=catalog, closing=stack.pop_all())
 
 
-def recorded_agent(
-    files: Sequence[Path], *, measurements: Sequence[Path], site_map: Path | None, model: Path | None, state: Path
+def recorded(
+    stack: ExitStack,
+    files: Sequence[Path],
+    *,
+    measurements: Sequence[Path],
+    site_map: Path | None,
+    model: Path | None,
+    state: Path,
 ) -> Agent:
     """An agent over recorded files that acts on nothing, with its ledger under `state`."""
-    catalog = Catalog.load([])
-    ledger = Ledger.open(f"sqlite:///{state / 'ledger.db'}")
-    with ledger.begin(write=False) as tx:
-        experience = Experience(catalog.cards, tx, file=None)
-    guards = Guards(cards=catalog.cards, limits=Limits())
-    runner = Runner(ChildProcess())
     readings = [FilesSource(name="measurements", paths=measurements, decoder=READINGS)] if measurements else []
-    return Agent(
+    sites = SiteMap.load(site_map) if site_map else SiteMap()
+    ledger = Ledger.open(f"sqlite:///{state / 'ledger.db'}")
+    stack.callback(ledger.close)
+    return build(
+        stack,
         ledger=ledger,
+        catalog=Catalog.load([]),
         events=[FilesSource(name="events", paths=files, decoder=EVENTS)],
         measurements=readings,
-        watch=watch(
-            model or default_model(),
-            SiteMap.load(site_map) if site_map else SiteMap(),
-            settings.DetectionSettings().alarm_budget,
-        ),
+        eyes=watch(model or default_model(), sites, settings.DetectionSettings().alarm_budget),
+        executor=ChildProcess(),
+        limits=Limits(),
+        page=REPLAY_PAGE,
+        acting=False,
+        dry_run=True,
+        bandit_file=None,
+    )
+
+
+def build(
+    stack: ExitStack,
+    *,
+    ledger: Ledger,
+    catalog: Catalog,
+    events: Sequence[Source],
+    measurements: Sequence[Source],
+    eyes: Watch,
+    executor: Executor,
+    limits: Limits,
+    page: int,
+    acting: bool,
+    dry_run: bool,
+    bandit_file: Path | None,
+) -> Agent:
+    """An agent of these parts; `stack` closes what it opens. Not `acting`: decisions are recorded, and that is all."""
+    for source in (*events, *measurements):
+        stack.callback(source.close)
+    with ledger.begin(write=False) as tx:
+        experience = Experience(catalog.cards, tx, file=bandit_file)
+    stack.callback(experience.close)
+    runner, guards = Runner(executor), Guards(cards=catalog.cards, limits=limits)
+    return Agent(
+        ledger=ledger,
+        events=events,
+        measurements=measurements,
+        watch=eyes,
         settlement=Settlement(
-            ledger=ledger, cards=catalog.cards, runner=runner, guards=guards, experience=experience, dry_run=True
+            ledger=ledger, cards=catalog.cards, runner=runner, guards=guards, experience=experience, dry_run=dry_run
         ),
         chooser=Chooser(
             cards=catalog.cards,
@@ -115,10 +138,10 @@ def recorded_agent(
             runner=runner,
             guards=guards,
             experience=experience,
-            acting=False,
+            acting=acting,
         ),
-        outbox=None,
-        limit=REPLAY_PAGE,
+        outbox=Outbox(ledger=ledger, cards=catalog.cards, runner=runner) if acting else None,
+        limit=page,
     )
 
 

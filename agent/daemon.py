@@ -5,6 +5,7 @@ The only file that reads a clock.
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable
@@ -69,6 +70,8 @@ class Daemon:
             executors={"default": ThreadPoolExecutor(1)},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": 3600},
         )
+        # A pass that catches up with a backlog outlasts its interval; that is no news, and APScheduler would warn of it.
+        logging.getLogger("apscheduler").setLevel(logging.ERROR)
         scheduler.add_listener(_report, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
         # Without a first time the first pass would come one interval late.
         scheduler.add_job(self._passes, "interval", seconds=self._every_s, id="passes", next_run_time=datetime.now(UTC))
@@ -112,4 +115,4 @@ def _report(event: JobEvent) -> None:
     if event.code == EVENT_JOB_ERROR:
         log.error("job-failed", job=event.job_id, error=repr(event.exception))
     else:
-        log.warning("job-late", job=event.job_id, cure="a pass took longer than poll.every_s; raise it if this goes on")
+        log.debug("job-late", job=event.job_id, cure="a pass took longer than poll.every_s; raise it if this goes on")

@@ -19,7 +19,7 @@ class Experience:
         """`file` keeps the bandit's weights between two starts; None: they are learned anew."""
         self._file = file
         lessons = _lessons(tx, after=0)
-        self.bandit = Bandit.restore(file, cards, lessons) if file else Bandit.rebuild(cards, lessons)
+        self.bandit = Bandit.restore(file, cards, lessons) if file and file.exists() else Bandit.rebuild(cards, lessons)
         self._record = Record(lessons)
 
     def catch_up(self, tx: Transaction) -> None:

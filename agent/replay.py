@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.assembly import recorded_agent
+from agent.assembly import recorded
 from agent.daemon import wall_clock
 from agent.loop import Pass
 from agent.watch import QUANTILE_COLUMNS
@@ -83,8 +83,7 @@ def replay(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gridmedic-replay-")))
         out = stack.enter_context(predictions.open("w", encoding="utf-8", newline="")) if predictions else None
-        agent = recorded_agent(files, measurements=measurements, site_map=site_map, model=model, state=folder)
-        stack.callback(agent.ledger.close)
+        agent = recorded(stack, files, measurements=measurements, site_map=site_map, model=model, state=folder)
         tally = _Tally(out)
         now = wall_clock()
         began = time.perf_counter()

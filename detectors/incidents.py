@@ -22,7 +22,7 @@ from models.domain import Entity, EntityKind, Evidence, Example, Incident, Incid
 WINDOW_S = 1800.0
 STEP_S = 60.0
 RECOVERED_S = 900.0  # the culprit's transfers of this long must look healthy before an incident closes
-RECOVERED_MIN = 3  # of them, at least
+RECOVERED_MIN = 5  # of them, at least
 ABANDONED_S = 3600.0  # without any transfer of the culprit, nothing can be said any more
 REOPEN_S = 1800.0
 WIDER = 0.9  # an incident that explains less than this share of a suspect's bad transfers is widened to it
@@ -203,11 +203,11 @@ class IncidentBook:
         closed = []
         for incident in self._of(signal.kind):
             late = touches(incident.culprit, role) & (members["ended_at"] >= at - RECOVERED_S)
-            healthy = int(late.sum()) >= RECOVERED_MIN and float(bad[late].mean()) <= 2.0 * signal.usual
-            quiet = at - incident.updated_at.timestamp()
-            if (healthy and quiet >= RECOVERED_S) or quiet >= ABANDONED_S:
-                ended = replace(incident, status=IncidentStatus.CLOSED, closed_at=_utc(at))
-                closed.append(self._keep(ended))
+            total, sick = int(late.sum()), int(bad[late].sum())
+            healthy = total >= RECOVERED_MIN and sick <= _as_usual(total, signal.usual)
+            abandoned = total == 0 and at - incident.updated_at.timestamp() >= ABANDONED_S
+            if abandoned or (healthy and at - incident.opened_at.timestamp() >= RECOVERED_S):
+                closed.append(self._keep(replace(incident, status=IncidentStatus.CLOSED, closed_at=_utc(at))))
         return closed
 
     def _with_evidence(
@@ -229,6 +229,11 @@ class IncidentBook:
     def _keep(self, incident: Incident) -> Incident:
         self._incidents[incident.id] = incident
         return incident
+
+
+def _as_usual(total: int, usual: float) -> float:
+    """The most bad ones among `total` transfers that are no news: two standard deviations above the usual share."""
+    return total * usual + 2.0 * math.sqrt(total * usual * (1.0 - usual))
 
 
 def _with_roles(observed: pd.DataFrame) -> pd.DataFrame:

@@ -19,12 +19,14 @@ from models.domain import Entity, EntityKind, Link
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+Column = tuple[Ints, pd.Index]  # the place of each transfer's value among the values
 
 MIN_BAD = 5  # fewer bad transfers than this are anecdotes
 MIN_SHARE = 0.3  # of a suspect's transfers that must be bad
 MIN_RATIO = 12.0  # log-likelihood ratio: about one in ten million by chance, for some thousand suspects a minute
 WIDE = frozenset({"source_site", "destination_site", "fts"})
 WIDE_MARGIN = 6.0  # what these must explain more than the best single storage element or link does
+ONE_OF_MANY = 0.6  # a storage element with this share of a wider suspect's bad transfers is to blame itself
 MAX_SUSPECTS = 8
 
 NEW_ROLES = ("link", "source_site", "destination_site")
@@ -97,8 +99,7 @@ def localise(role: pd.DataFrame, bad: pd.Series, *, expected_share: float) -> li
             column: _scores(codes[left], guilty[left], len(names), expected_share)
             for column, (codes, names) in columns.items()
         }
-        for end in ("source", "destination"):
-            _spare_sites(scores[f"{end}_site"], columns[f"{end}_site"][1], scores[end], columns[end][1])
+        _spare_wide(scores, columns, guilty & left)
         best = _best(scores)
         if best is None:
             break
@@ -162,15 +163,20 @@ def _beyond_doubt(score: _Scores) -> Flags:
     return (score.bad >= MIN_BAD) & (score.bad >= MIN_SHARE * score.total) & (score.ratio >= MIN_RATIO)
 
 
-def _spare_sites(site: _Scores, sites: pd.Index, rse: _Scores, rses: pd.Index) -> None:
-    """Blame no site for one storage element: at least two of its own must have gone bad."""
-    sick = pd.Series([site_of(str(name)) for name in rses[_beyond_doubt(rse)]]).value_counts()
-    spared = np.array([sick.get(str(name), 0) < 2 for name in sites])
-    site.ratio[spared] = 0.0
+def _spare_wide(scores: Mapping[str, _Scores], columns: Mapping[str, Column], bad: Flags) -> None:
+    """Blame no site and no FTS server for a single storage element: none may take part in most of what went bad."""
+    for wide in WIDE:
+        whole = columns[wide][0][bad]
+        for end in ("source", "destination"):
+            part, n = columns[end][0][bad], len(columns[end][1])
+            pairs, together = np.unique(whole * n + part, return_counts=True)
+            most = np.zeros(len(scores[wide].bad))
+            np.maximum.at(most, pairs // n, together)
+            scores[wide].ratio[most >= ONE_OF_MANY * np.maximum(scores[wide].bad, 1.0)] = 0.0
 
 
 def _sick_end(
-    columns: Mapping[str, tuple[Ints, pd.Index]], guilty: Flags, others: Flags, transfer: int, expected_share: float
+    columns: Mapping[str, Column], guilty: Flags, others: Flags, transfer: int, expected_share: float
 ) -> tuple[str, int] | None:
     """Column and place of an end of the transfer's link that goes bad on other links, too; of both, the worse."""
     sick: list[tuple[float, str, int]] = []

@@ -28,6 +28,9 @@ class Source(Protocol):
         read now; its message says what to do.
         """
 
+    def close(self) -> None:
+        """Let go of files and connections, at the end."""
+
 
 class _Decode(Protocol):
     def __call__(self, documents: Sequence[object], *, now: datetime) -> Decoded: ...

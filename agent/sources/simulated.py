@@ -33,12 +33,15 @@ class SimulatedSource:
         documents = answer["documents"]
         rows, refusals = self._decoder.documents(documents, now=now)
         return Page(
-            rows=rows.sort_values(self._decoder.time, kind="stable", ignore_index=True),
+            rows=rows,
             refusals=tuple(refusals),
             cursor={"run": answer["run"], "seq": answer["last"]},
             caught_up=answer["last"] >= answer["end"],
             read=len(documents),
         )
+
+    def close(self) -> None:
+        self._client.close()
 
     def _get(self, after: object, limit: int) -> Any:  # noqa: ANN401 - JSON
         return _get(self._client, f"/{self._stream}", {"after": str(after), "limit": str(limit)})
