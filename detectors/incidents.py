@@ -149,7 +149,8 @@ class IncidentBook:
         if not (bad & (members["ended_at"] >= at - STEP_S)).any():
             return []
         opened = []
-        for suspect in localise(role, bad, expected_share=signal.usual):
+        unspent = ~self._spent(signal.kind, members, role)
+        for suspect in localise(role[unspent], bad[unspent], expected_share=signal.usual):
             own = touches(suspect.entity, role) & bad
             known = [incident for incident in self._of(signal.kind) if _one_cause(incident, suspect, role, bad)]
             akin = self._of_one_end(signal.kind, suspect.entity) if not known else None
@@ -167,6 +168,14 @@ class IncidentBook:
                 opened.append(self._keep(self._with_evidence(wider, members, bad, role, at, new=0)))
             opened += [self._keep(_merged(other, oldest, at)) for other in others]
         return opened
+
+    def _spent(self, kind: IncidentKind, members: pd.DataFrame, role: pd.DataFrame) -> pd.Series:
+        """Transfers of an incident that has closed since: the window still holds them, and they are no news."""
+        spent = pd.Series(data=False, index=role.index)
+        for incident in self._incidents.values():
+            if incident.kind is kind and incident.closed_at is not None:
+                spent |= touches(incident.culprit, role) & (members["ended_at"] < incident.closed_at.timestamp())
+        return spent
 
     def _of_one_end(self, kind: IncidentKind, suspect: Entity) -> Incident | None:
         """The open incident of another link with the same end, blamed on that end: two bad links have that in common."""
