@@ -59,8 +59,10 @@ def read(agent):
     return agent.ledger.begin(write=False)
 
 
-def test_from_a_fault_to_a_remedy_that_ran_was_judged_and_learned_from(sick):
-    world, agent = sick
+def test_from_a_fault_to_a_remedy_that_ran_was_judged_and_learned_from(stack, ledger_url):
+    world = SickWorld()
+    agent = world.agent(stack, ledger_url)
+    world.live(agent, hours=3.5)
     with read(agent) as tx:
         (incident,) = tx.incidents(status=IncidentStatus.OPEN)
         decision = tx.newest_decision(incident.id)
