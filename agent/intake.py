@@ -52,7 +52,8 @@ class SeenKeys:
         return first & ~known
 
     def add(self, keys: Keys) -> None:
-        self._keys = np.union1d(self._keys, keys)
+        new = np.setdiff1d(keys, self._keys)
+        self._keys = np.insert(self._keys, np.searchsorted(self._keys, new), new)
 
 
 def document_time(events: pd.DataFrame) -> pd.Series:

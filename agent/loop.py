@@ -100,7 +100,7 @@ class Agent:
             if self._outbox is not None:
                 self._settlement.settle(now)
             readings, pages = self._poll(now, done)
-            taken = self._take(readings, pages, done)
+            taken = self._take(readings, pages, now, done)
             with self.ledger.begin(write=False) as tx:
                 prepared = self._chooser.prepare(tx, self._watch.book.open, now)
             with self.ledger.begin(write=True) as tx:
@@ -152,7 +152,9 @@ class Agent:
                 log.warning("source-unreachable", source=source.name, error=str(error))
         return pages
 
-    def _take(self, readings: Sequence[tuple[Source, Page]], pages: Sequence[tuple[Source, Page]], done: Pass) -> Taken:
+    def _take(
+        self, readings: Sequence[tuple[Source, Page]], pages: Sequence[tuple[Source, Page]], now: datetime, done: Pass
+    ) -> Taken:
         """Observe what was read. Nothing is written yet: should the pass break, the caches are recomputed."""
         for _, page in readings:
             if len(page.rows):
@@ -168,7 +170,7 @@ class Agent:
             done.repeated += int((~new).sum())
             done.refused.update(refusal.reason for refusal in page.refusals)
         events = pd.concat(fresh, ignore_index=True) if fresh else pd.DataFrame()
-        observation = self._watch.observe(events) if len(events) else NOTHING
+        observation = self._watch.observe(events, now) if len(events) else NOTHING
         done.observed = observation.observed
         done.scored = observation.scored
         done.used = len(events) - observation.scored

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import numpy as np
 import pandas as pd
@@ -93,15 +94,16 @@ class Watch:
         """Take in perfSONAR readings."""
         self._paths.absorb(readings)
 
-    def observe(self, events: pd.DataFrame) -> Observation:
-        """Score what ended, in stream order, and judge incidents up to the newest document."""
+    def observe(self, events: pd.DataFrame, now: datetime) -> Observation:
+        """Score what ended, in stream order, and judge incidents up to the newest document, but not beyond `now`."""
         queued = events[events["rule_id"] != ""]
         requests = queued[["request_id", "rule_id"]].reset_index(drop=True)
         self._rules.absorb(requests)
         ended = self._paths.attach(ended_transfers(events, self._rules.rules, error_classes))
         observed = self._scored(ended)
-        newest = document_time(events).max()
-        changed = self.book.advance(observed, until=max(float(newest), self.book.until or 0.0))
+        # One clock that is ahead must not make the book judge a time that most transfers have not reached.
+        newest = min(float(document_time(events).max()), now.timestamp())
+        changed = self.book.advance(observed, until=max(newest, self.book.until or 0.0))
         observed["calibrates"] = ~observed["failed"] & observed["q50"].notna() & ~self.book.covers(observed)
         self._threshold.absorb(observed)
         return Observation(observed=observed, requests=requests, changed=changed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from contextlib import ExitStack
 from datetime import timedelta
 
@@ -46,13 +48,21 @@ def stack():
         yield stack
 
 
+@pytest.fixture(scope="module")
+def fallen_ill(tmp_path_factory):
+    """A world half an hour into its fault, and the ledger of an agent that has watched it from the start."""
+    path, world = tmp_path_factory.mktemp("sick") / "ledger.db", SickWorld()
+    with ExitStack() as stack:
+        world.live(world.agent(stack, f"sqlite:///{path}"), hours=3.5)
+    return world, path
+
+
 @pytest.fixture
-def sick(stack, tmp_path):
-    """A world half an hour into its fault, and an agent that has watched it from the start."""
-    world = SickWorld()
-    agent = world.agent(stack, f"sqlite:///{tmp_path}/ledger.db")
-    world.live(agent, hours=3.5)
-    return world, agent
+def sick(fallen_ill, stack, tmp_path):
+    """Such a world and its agent, each test's own."""
+    world, path = copy.deepcopy(fallen_ill[0]), tmp_path / "ledger.db"
+    shutil.copy(fallen_ill[1], path)
+    return world, world.agent(stack, f"sqlite:///{path}")
 
 
 def read(agent):
