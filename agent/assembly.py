@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,13 +19,14 @@ from agent.settlement import Settlement
 from agent.sources import EVENTS, READINGS, Decoder, Source
 from agent.sources.elasticsearch import ElasticsearchSource
 from agent.sources.files import FilesSource
+from agent.sources.recorded import RecordedEvents, RecordedReadings
 from agent.sources.simulated import SimulatedSource
 from agent.watch import Watch
 from detectors.threshold import DynamicThreshold
-from models.domain import ConfigError
+from models.domain import ConfigError, GridmedicError
 from models.forecaster import Forecaster
 from models.measurements import Paths, SiteMap
-from models.registry import default_model
+from models.registry import default_model, load_model
 from remedies.catalog import Catalog
 from remedies.contract import BASELINE
 from remedies.executors import ChildProcess, Executor, GridSpec
@@ -50,8 +51,7 @@ def service(config: settings.Config) -> Service:
     """Everything that the configuration asks for. Raises the GridmedicError of whatever cannot be had."""
     config.state_dir.mkdir(parents=True, exist_ok=True)
     catalog = catalog_of(config)
-    site_map = SiteMap.load(config.path(config.site_map)) if config.site_map else SiteMap()
-    eyes = watch(model_directory(config), site_map, config.detection.alarm_budget)
+    eyes = watch(model_directory(config), site_map_of(config), config.detection.alarm_budget)
     with ExitStack() as stack:
         ledger = Ledger.open(config.ledger_url)
         stack.callback(ledger.close)
@@ -72,6 +72,29 @@ def service(config: settings.Config) -> Service:
         return Service(agent=agent, ledger=ledger, catalog=catalog, closing=stack.pop_all())
 
 
+def problems(config: settings.Config) -> list[str]:
+    """What cannot be used of all that the configuration names. Nothing is connected to."""
+    found: list[str] = []
+    parts: tuple[tuple[str, Callable[[], object]], ...] = (
+        ("", lambda: found.extend(catalog_of(config).problems)),
+        ("site_map: ", lambda: site_map_of(config)),
+        ("forecast.model: ", lambda: load_model(model_directory(config))),
+        ("events: ", lambda: _try_out(sources(config, config.events, "events", EVENTS))),
+        ("measurements: ", lambda: _try_out(sources(config, config.measurements, "measurements", READINGS))),
+    )
+    for key, part in parts:
+        try:
+            part()
+        except GridmedicError as error:
+            found += f"{key}{error}".splitlines()
+    return found
+
+
+def _try_out(opened: Sequence[Source]) -> None:
+    for source in opened:
+        source.close()
+
+
 def recorded(
     stack: ExitStack,
     files: Sequence[Path],
@@ -82,7 +105,8 @@ def recorded(
     state: Path,
 ) -> Agent:
     """An agent over recorded files that acts on nothing, with its ledger under `state`."""
-    readings = [FilesSource(name="measurements", paths=measurements, decoder=READINGS)] if measurements else []
+    events = RecordedEvents(FilesSource(name="events", paths=files, decoder=EVENTS))
+    readings = FilesSource(name="measurements", paths=measurements, decoder=READINGS)
     sites = SiteMap.load(site_map) if site_map else SiteMap()
     ledger = Ledger.open(f"sqlite:///{state / 'ledger.db'}")
     stack.callback(ledger.close)
@@ -90,8 +114,8 @@ def recorded(
         stack,
         ledger=ledger,
         catalog=Catalog.load([]),
-        events=[FilesSource(name="events", paths=files, decoder=EVENTS)],
-        measurements=readings,
+        events=[events],
+        measurements=[RecordedReadings(readings, events)] if measurements else [],
         eyes=watch(model or default_model(), sites, settings.DetectionSettings().alarm_budget),
         executor=ChildProcess(),
         limits=Limits(),
@@ -157,6 +181,10 @@ def model_directory(config: settings.Config) -> Path:
     return default_model() if config.forecast.model == "default" else config.path(config.forecast.model)
 
 
+def site_map_of(config: settings.Config) -> SiteMap:
+    return SiteMap.load(config.path(config.site_map)) if config.site_map else SiteMap()
+
+
 def limits(config: settings.Config) -> Limits:
     """The policy's limits as configured."""
     chosen = config.autonomy.model_dump()
@@ -169,16 +197,21 @@ def grid_spec(config: settings.Config) -> GridSpec:
 
 
 def catalog_of(config: settings.Config) -> Catalog:
-    """The remedies that are configured. Raise ConfigError for a name that nobody knows: it would disable nothing."""
-    catalog = Catalog.load(config.remedies.outside)
-    if BASELINE in config.remedies.disabled:
-        raise ConfigError(
-            f"remedies.disabled: {BASELINE!r} cannot be disabled: it is what every other remedy must beat"
-        )
-    unknown = sorted(set(config.remedies.disabled) - set(catalog.cards))
+    """The remedies that are configured; raise ConfigError with a line for each problem of their names."""
+    outside, disabled, wrong = config.remedies.outside, config.remedies.disabled, []
+    try:
+        catalog = Catalog.load(outside)
+    except ConfigError as error:
+        wrong.append(str(error))
+        catalog = Catalog.load()
+    if BASELINE in disabled:
+        wrong.append(f"remedies.disabled: {BASELINE!r} cannot be disabled: it is what every other remedy must beat")
+    unknown = sorted(set(disabled).difference(catalog.cards, outside))
     if unknown:
-        known = ", ".join(sorted(catalog.cards))
-        raise ConfigError(f"remedies.disabled: there is no remedy {unknown[0]!r}; known: {known}")
+        listed, known = ", ".join(map(repr, unknown)), ", ".join(sorted(catalog.cards))
+        wrong.append(f"remedies.disabled: there is no remedy {listed}; known: {known}")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
     return catalog
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
+import math
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,7 +31,11 @@ def commands() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one clear message and exit status 2."""
+    """Run the command line. What is wrong is one clear message: exit status 1 if an answer is refused, else 2."""
+    # Modules are here to stay. Searching them for garbage while they load, and again at the end, takes a small command
+    # a third of its time.
+    gc.set_threshold(100_000, 50, 100)
+    atexit.register(gc.freeze)
     try:
         commands.main(standalone_mode=False)
     except click.ClickException as error:
@@ -37,19 +46,43 @@ def main() -> None:
     except AnswerRefused as error:
         click.echo(f"Refused: {error}", err=True)
         sys.exit(1)
-    except GridmedicError as error:
+    except BrokenPipeError:  # whoever reads our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (GridmedicError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
 
 
-_AS = click.option("--as", "by", default=None, help="Your name; without it desk.console.operator.")
+def _operator(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+    from agent.config import operator_name
+
+    try:
+        return None if name is None else operator_name(name)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _finite(_context: click.Context, _option: click.Parameter, number: float) -> float:
+    if not math.isfinite(number):
+        raise click.BadParameter(f"{number} is no number to count with")
+    return number
+
+
+_AS = click.option("--as", "by", callback=_operator, help="Your name; without it desk.console.operator.")
+_PROPOSAL = click.argument("decision", metavar="PROPOSAL")
 
 
 @commands.command()
 @_CONFIG
 @click.option("--once", is_flag=True, help="Make passes until nothing more is to be read, then end.")
 def run(config_path: Path | None, *, once: bool) -> None:
-    """Watch, decide and act: the daemon."""
+    """Watch, decide and act: the daemon.
+
+    It ends on SIGTERM and on Ctrl-C, after the pass that is under way.
+    """
+    if not once:
+        _stop_when_asked()
     from agent import service
 
     sys.exit(service.run(_load(config_path), once=once))
@@ -58,7 +91,7 @@ def run(config_path: Path | None, *, once: bool) -> None:
 @commands.command()
 @_CONFIG
 def demo(config_path: Path | None) -> None:
-    """The simulated grid in a process of its own, and the daemon that watches it."""
+    """Simulated grid and daemon together, as `make run` does."""
     from agent import service
 
     sys.exit(service.demo(_load(config_path), config_path))
@@ -66,10 +99,13 @@ def demo(config_path: Path | None) -> None:
 
 @commands.command()
 @_CONFIG
-@click.option("--speed", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Times real time.")
+@click.option("--speed", type=click.FloatRange(0.1, 3600), default=60.0, show_default=True, help="Times real time.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed, the same troubles.")
 def grid(config_path: Path | None, *, speed: float, seed: int) -> None:
-    """Serve the simulated grid on the loopback address, with its state and a journal of every call on disk."""
+    """Serve the simulated grid at the address grid.url.
+
+    That must be a loopback address. The grid's state and a journal of every call it received are kept on disk.
+    """
     from agent import service
 
     service.grid(_load(config_path), speed=speed, seed=seed)
@@ -92,9 +128,12 @@ def incidents(config_path: Path | None, *, everything: bool) -> None:
 
 @commands.command()
 @_CONFIG
-@click.argument("decision", required=False)
+@click.argument("decision", metavar="[PROPOSAL]", required=False)
 def proposals(config_path: Path | None, decision: str | None) -> None:
-    """Proposed remedies; with a DECISION everything about that one."""
+    """What is proposed, and what became of it.
+
+    With a PROPOSAL everything about that one.
+    """
     from agent.desk.terminal import proposal_table, proposal_text
     from storage.ledger import Ledger
 
@@ -107,30 +146,36 @@ def proposals(config_path: Path | None, decision: str | None) -> None:
 @commands.command()
 @_CONFIG
 @_AS
-@click.argument("decision")
+@_PROPOSAL
 @click.argument("remedy", required=False)
 def approve(config_path: Path | None, by: str | None, decision: str, remedy: str | None) -> None:
-    """Approve the recommended REMEDY of a DECISION, or the one that you name."""
+    """Have a remedy of a PROPOSAL carried out.
+
+    The recommended one, or the REMEDY that you name.
+    """
     click.echo(_answer(config_path, by, AnswerKind.APPROVE, decision, remedy=remedy))
 
 
 @commands.command()
 @_CONFIG
 @_AS
-@click.argument("decision")
+@_PROPOSAL
 def reject(config_path: Path | None, by: str | None, decision: str) -> None:
-    """Do nothing of what a DECISION proposes."""
+    """Have nothing of a PROPOSAL carried out."""
     click.echo(_answer(config_path, by, AnswerKind.REJECT, decision))
 
 
 @commands.command()
 @_CONFIG
 @_AS
-@click.argument("decision")
+@_PROPOSAL
 @click.argument("rating", type=click.Choice([str(rating) for rating in Rating]))
 @click.argument("remedy", required=False)
 def rate(config_path: Path | None, by: str | None, decision: str, rating: str, remedy: str | None) -> None:
-    """Say what you think of a REMEDY (without one: of the recommended): gridmedic learns from it."""
+    """Say what you think of a remedy of a PROPOSAL.
+
+    Of the recommended one, or of the REMEDY that you name. gridmedic learns from it.
+    """
     click.echo(_answer(config_path, by, AnswerKind.RATE, decision, remedy=remedy, rating=Rating(rating)))
 
 
@@ -138,7 +183,10 @@ def rate(config_path: Path | None, by: str | None, decision: str, rating: str, r
 @_CONFIG
 @_AS
 def pause(config_path: Path | None, by: str | None) -> None:
-    """Let nothing be carried out until `resume`; detection and proposals go on."""
+    """Let nothing be carried out for a while.
+
+    Detection and proposals go on; `gridmedic resume` ends it.
+    """
     click.echo(_pause(config_path, by, paused=True))
 
 
@@ -152,15 +200,19 @@ def resume(config_path: Path | None, by: str | None) -> None:
 
 @commands.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--predictions", type=click.Path(path_type=Path, dir_okay=False), help="Write a CSV of every forecast.")
-@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the results as JSON.")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON alone.")
+@click.option("--predictions", type=click.Path(path_type=Path, dir_okay=False), help="Write each forecast to this CSV.")
 @click.option(
-    "--measurements", multiple=True, type=click.Path(path_type=Path), help="perfSONAR readings to go with it."
+    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the results to this file as JSON."
 )
-@click.option("--site-map", type=click.Path(path_type=Path, dir_okay=False), help="perfSONAR sites to sites of RSEs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, not as a table.")
 @click.option(
-    "--model", type=click.Path(path_type=Path, file_okay=False), help="A trained model; else the shipped one."
+    "--measurements", multiple=True, type=click.Path(path_type=Path), help="perfSONAR readings that go with them."
+)
+@click.option(
+    "--site-map", type=click.Path(path_type=Path, dir_okay=False), help="perfSONAR's sites and those of RSEs."
+)
+@click.option(
+    "--model", type=click.Path(path_type=Path, file_okay=False), help="A trained forecaster; else the shipped one."
 )
 def replay(
     files: tuple[Path, ...],
@@ -171,28 +223,42 @@ def replay(
     site_map: Path | None,
     model: Path | None,
 ) -> None:
-    """The same path over recorded events, as fast as the machine allows, acting on nothing."""
+    """The same path over recorded events, acting on nothing.
+
+    FILES hold transfer events: .csv or .jsonl, also gzipped (.csv.gz, .jsonl.gz), or .parquet. They are read as fast as the
+    machine allows, into a ledger that is thrown away; no configuration is needed.
+    """
     import json
 
     from agent import replay as recorded
     from agent import telemetry
 
-    telemetry.configure("warning", "text")
+    telemetry.configure("error", "text")  # a file that cannot be read is said once, as the error that it is
+    for out in (predictions, report):
+        if out is not None:
+            recorded.check_output(out, (*files, *measurements))
     result = recorded.replay(files, measurements=measurements, site_map=site_map, model=model, predictions=predictions)
     if report is not None:
-        report.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    click.echo(json.dumps(result) if as_json else recorded.table(result))
+        report.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    click.echo(json.dumps(result, allow_nan=False) if as_json else recorded.table(result))
 
 
 @commands.command()
 @click.argument("data", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
-    "--simulated-hours", type=click.FloatRange(min=0), default=0.0, help="Hours of the simulated grid to add."
+    "--simulated-hours",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    callback=_finite,
+    help="Hours of the simulated grid to add.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed, the same model.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The model's directory.")
 def train(data: tuple[Path, ...], simulated_hours: float, seed: int, out: Path) -> None:
-    """Train a forecaster on recorded DATA and on the simulated grid."""
+    """Train a forecaster of your own.
+
+    On DATA, files of transfer events as `gridmedic replay` takes them, on the simulated grid, or on both.
+    """
     from agent import school, telemetry
 
     telemetry.configure("warning", "text")
@@ -208,10 +274,23 @@ def config() -> None:
 @_CONFIG
 def check(config_path: Path | None) -> None:
     """Report every problem of the configuration at once, by key path."""
-    from agent.assembly import catalog_of
+    from agent import telemetry
+    from agent.assembly import problems
+    from agent.config import DEFAULT_PATH, checked, complaint, read
 
-    catalog_of(_load(config_path))
-    click.echo(f"{config_path or 'config.yaml'} is good")
+    telemetry.configure("critical", "text")  # everything is in the report
+    where = config_path or DEFAULT_PATH
+    loaded, found = checked(read(where), base=where.parent)
+    found += problems(loaded)
+    if found:
+        raise complaint(found, where=str(where))
+    click.echo(f"{where} is good")
+
+
+def _stop_when_asked() -> None:
+    """End with status 0 when told to stop while starting; the daemon takes over from there."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
 
 
 def _load(path: Path | None) -> Any:  # noqa: ANN401 - agent.config is imported late

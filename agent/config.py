@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from agent.desk.text import clean
 from models.domain import BlastRadius, ConfigError, Safety
+from ranking.reward import AUTONOMY
 
 DEFAULT_PATH = Path("config.yaml")
 LEDGER_PASSWORD = "GRIDMEDIC_LEDGER_PASSWORD"  # noqa: S105 - the variable's name, not a password
@@ -21,38 +23,64 @@ ELASTICSEARCH_PASSWORD = "GRIDMEDIC_ELASTICSEARCH_PASSWORD"  # noqa: S105 - the 
 SLACK_BOT_TOKEN = "SLACK_BOT_TOKEN"  # noqa: S105 - the variable's name, not a token
 SLACK_APP_TOKEN = "SLACK_APP_TOKEN"  # noqa: S105 - the variable's name, not a token
 
+_NO_SETTING = "there is no such setting; see config.yaml for those that there are"
 _SECRET_KEY = re.compile(r"(?i)(password|passwd|secret|token|api_?key|credential)")
 _SECRET_VALUE = re.compile(r"^(xox[abprs]-|xapp-)|://[^/@\s:]+:[^/@\s]+@")
 
 
+def operator_name(name: str) -> str:
+    """Return `name` if the ledger may know somebody by it; raise ValueError if not."""
+    if not name or clean(name, 60) != name:
+        raise ValueError("an operator's name is one line of 1 to 60 characters that can be seen")
+    if name.casefold() == AUTONOMY:
+        raise ValueError(f"{AUTONOMY!r} stands for choices that no operator made; take another name")
+    return name
+
+
+def _http_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port is not None
+    except ValueError:
+        whole = False
+    if not whole:
+        raise ValueError("a URL has a scheme, a host and a port, as http://127.0.0.1:8850 has")
+    return url
+
+
+OperatorName = Annotated[str, AfterValidator(operator_name)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Word = Annotated[str, Field(min_length=1)]
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class GridSettings(_Section):
     kind: Literal["simulated"] = "simulated"
-    url: str = "http://127.0.0.1:8850"
+    url: HttpUrl = "http://127.0.0.1:8850"
     dry_run: bool = False
 
 
 class SimulatedSource(_Section):
     kind: Literal["simulated"]
-    url: str = "http://127.0.0.1:8850"
+    url: HttpUrl = "http://127.0.0.1:8850"
 
 
 class FilesSource(_Section):
     kind: Literal["files"]
-    paths: Annotated[list[str], Field(min_length=1)]
+    paths: Annotated[list[Word], Field(min_length=1)]
 
 
 class ElasticsearchSource(_Section):
     kind: Literal["elasticsearch"]
-    url: str
-    index: str
-    time_field: str = "@timestamp"
+    url: HttpUrl
+    index: Word
+    time_field: Word = "@timestamp"
     user: str | None = None
     ca_certs: str | None = None
-    overlap_s: Annotated[float, Field(ge=0)] = 600.0
+    overlap_s: Annotated[float, Field(ge=0, le=86_400)] = 600.0
 
 
 SourceSettings = Annotated[SimulatedSource | FilesSource | ElasticsearchSource, Field(discriminator="kind")]
@@ -92,12 +120,12 @@ class ConsoleSettings(_Section):
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8860
-    operator: Annotated[str, Field(min_length=1)] = "operator"
+    operator: OperatorName = "operator"
 
 
 class SlackSettings(_Section):
     channel: str = "#grid-operations"
-    operators: dict[str, str] = {}
+    operators: dict[Word, OperatorName] = {}
 
 
 class DeskSettings(_Section):
@@ -151,6 +179,11 @@ class Config(_Section):
 def load(path: Path | None = None) -> Config:
     """Read the configuration; raise ConfigError that lists all problems by key path. No path: `config.yaml`."""
     where = path or DEFAULT_PATH
+    return parse(read(where), base=where.parent, where=str(where))
+
+
+def read(where: Path) -> Mapping[str, Any]:
+    """What the file holds, not yet checked; raise ConfigError if that is no settings by name."""
     try:
         text = where.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -161,27 +194,45 @@ def load(path: Path | None = None) -> Config:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ConfigError(f"{where} is nested too deeply; see config.yaml for what settings look like") from None
     if content is None:
         content = {}
     if not isinstance(content, dict):
         raise ConfigError(f"{where} holds a {type(content).__name__} where settings by name are expected")
-    return parse(content, base=where.parent, where=str(where))
+    return content
 
 
 def parse(content: Mapping[str, Any], *, base: Path, where: str) -> Config:
     """Check settings that were read from `where`; raise ConfigError with one line for each problem."""
-    problems = list(_secrets(content, ()))
-    config: Config | None = None
+    config, problems = checked(content, base=base)
+    if problems:
+        raise complaint(problems, where=where)
+    return config
+
+
+def checked(content: Mapping[str, Any], *, base: Path) -> tuple[Config, list[str]]:
+    """The configuration, with the default for whole sections that are unsound, and every problem by key path."""
     try:
-        config = Config.model_validate({**content, "base": base})
+        problems = list(_secrets(content, ()))
+    except RecursionError:
+        return Config(base=base), ["settings are nested too deeply, or hold themselves"]
+    named = {str(key): value for key, value in content.items()}
+    if "base" in named:
+        problems.append(f"base: {_NO_SETTING}")
+    try:
+        config = Config.model_validate({**named, "base": base})
     except ValidationError as error:
         problems += [_line(entry) for entry in error.errors()]
-    if config is not None:
-        problems += _impossible(config)
-    if problems or config is None:
-        listed = "\n".join(f"  {problem}" for problem in problems)
-        raise ConfigError(f"{where} has {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n{listed}")
-    return config
+        unsound = {entry["loc"][0] for entry in error.errors()}
+        sound = {key: value for key, value in named.items() if key not in unsound}
+        config = Config.model_validate({**sound, "base": base})
+    return config, problems + _impossible(config)
+
+
+def complaint(problems: Sequence[str], *, where: str) -> ConfigError:
+    listed = "\n".join(f"  {problem}" for problem in problems)
+    return ConfigError(f"{where} has {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n{listed}")
 
 
 def _line(entry: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails is a TypedDict of Any
@@ -190,7 +241,7 @@ def _line(entry: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails is a Typ
     path = ".".join(str(part) for part in entry["loc"] if part not in kinds)
     message = entry["msg"].removeprefix("Value error, ")
     if entry["type"] == "extra_forbidden":
-        return f"{path}: there is no such setting; see config.yaml for those that there are"
+        return f"{path}: {_NO_SETTING}"
     value = entry.get("input")
     hidden = isinstance(value, (dict, list)) or _SECRET_VALUE.search(str(value)) or _SECRET_KEY.search(path)
     shown = "" if hidden else f" (it is {value!r})"
@@ -212,6 +263,14 @@ def _secrets(value: object, path: tuple[str, ...]) -> Iterator[str]:
         yield f"{'.'.join(path)}: this holds a secret; leave it out and set it in the environment"
 
 
+def _can_be_split(url: str) -> bool:
+    try:
+        urlsplit(url)
+    except ValueError:
+        return False
+    return True
+
+
 def _impossible(config: Config) -> list[str]:
     problems = []
     if config.desk.console.host not in {"127.0.0.1", "::1", "localhost"}:
@@ -219,11 +278,11 @@ def _impossible(config: Config) -> list[str]:
             f"desk.console.host: {config.desk.console.host!r} is not a loopback address; the console has no login of its own"
         )
     if not config.ledger.startswith(("sqlite:///", "postgresql+psycopg://")):
-        problems.append(f"ledger: {config.ledger!r} must begin with sqlite:/// or postgresql+psycopg://")
+        problems.append("ledger: its address must begin with sqlite:/// or postgresql+psycopg://")
+    elif not _can_be_split(config.ledger):
+        problems.append("ledger: this is no address; write postgresql+psycopg://user@host:port/database")
     if config.autonomy.safety_cap is Safety.DESTRUCTIVE:
         problems.append("autonomy.safety_cap: destructive remedies always ask; use disruptive at the most")
-    if config.site_map is not None and not config.path(config.site_map).is_file():
-        problems.append(f"site_map: {str(config.site_map)!r} is not a file")
-    if config.forecast.model != "default" and not config.path(config.forecast.model).is_dir():
-        problems.append(f"forecast.model: {config.forecast.model!r} is neither `default` nor a directory")
+    if config.state_dir.exists() and not config.state_dir.is_dir():
+        problems.append(f"state: {str(config.state)!r} is not a directory")
     return problems

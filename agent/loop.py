@@ -18,7 +18,7 @@ import structlog
 from agent.choice import Chooser
 from agent.intake import KEPT_KEYS_S, Keys, SeenKeys, document_time
 from agent.outbox import Outbox
-from agent.settlement import Settlement
+from agent.settlement import SEEN_UNTIL, Settlement
 from agent.sources import Source
 from agent.watch import NOTHING, Observation, Watch
 from models.domain import IncidentStatus, SourceError
@@ -187,6 +187,8 @@ class Agent:
             tx.save_incident(incident)
         if self._watch.book.until is not None:
             tx.set_setting(JUDGED_UNTIL, self._watch.book.until)
+        if len(taken.pages) == len(self._events) and all(page.caught_up for _, page in taken.pages):
+            tx.set_setting(SEEN_UNTIL, now.isoformat())
         for source, page in taken.readings:
             if len(page.rows):
                 tx.append_rows(READINGS, page.rows)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,30 +26,45 @@ from agent.desk.console import build_app, serve_in_thread
 from agent.desk.slack import SlackDesk, web_client
 from agent.loop import Pass
 from agent.sources.simulated import SimulatedClock
-from models.domain import ConfigError, SourceError
+from models.domain import ConfigError, GridmedicError, SourceError
+from simulator.disk import holder
 from simulator.server import serve
 
 log = structlog.get_logger()
 
 GRID_START_S = 120.0  # the grid lives through some hours of history before it answers
+GRID_STOP_S = 30.0
 
 
 def run(config: Config, *, once: bool) -> int:
     """Watch until stopped, or `once` until nothing more is to be read; return the exit status."""
     telemetry.configure(config.log.level, config.log.format)
+    with _alone(config.state_dir):
+        return _watch(config, once=once)
+
+
+def _watch(config: Config, *, once: bool) -> int:
     clock = clock_of(config)
+    troubles: Sequence[str] = ()  # of the last pass
     with ExitStack() as stack:
         running = service(config)
         stack.enter_context(running.closing)
         if once:
             return _until_caught_up(running, clock)
         if config.desk.console.enabled:
-            _open_console(config, running, stack)
+            _open_console(config, running, stack, troubles=lambda: troubles)
         publish = _open_slack(config, running, stack)
 
         def run_once(now: datetime) -> Pass:
+            nonlocal troubles
             try:
-                return running.agent.run_once(now)
+                done = running.agent.run_once(now)
+            except Exception as error:
+                troubles = [str(error) if isinstance(error, GridmedicError) else "a pass broke; the log says why"]
+                raise
+            else:
+                troubles = done.unreachable
+                return done
             finally:
                 publish()
 
@@ -72,9 +89,9 @@ def _until_caught_up(running: Service, clock: Callable[[], datetime]) -> int:
             return 0
 
 
-def _open_console(config: Config, running: Service, stack: ExitStack) -> None:
+def _open_console(config: Config, running: Service, stack: ExitStack, *, troubles: Callable[[], Sequence[str]]) -> None:
     settings = config.desk.console
-    app = build_app(running.ledger, settings.operator, cards=running.catalog.cards)
+    app = build_app(running.ledger, settings.operator, cards=running.catalog.cards, troubles=troubles)
     server = serve_in_thread(app, settings.host, settings.port)
     stack.callback(server.stop)
     log.info("console-open", url=server.url)
@@ -118,18 +135,39 @@ def grid(config: Config, *, speed: float, seed: int) -> None:
 
 
 def demo(config: Config, config_path: Path | None) -> int:
-    """The simulated grid in a process of its own, and the daemon; a grid that serves already is used as it is.
+    """The simulated grid in a process of its own, and the daemon.
 
-    The grid outlives a killed daemon, as a real one would; it ends with a daemon that was asked to stop.
+    The grid outlives a killed daemon, as a real one would; the next demo goes on with it. It ends with a daemon that was
+    asked to stop, whoever started it. A grid that has its state elsewhere is used as it is and left alone.
     """
-    config.state_dir.mkdir(parents=True, exist_ok=True)
-    process = None if _answers(config.grid.url) else _start_grid(config, config_path)
-    try:
-        return run(config, once=False)
-    finally:
-        if process is not None:
-            process.terminate()
-            process.wait(30)
+    telemetry.configure(config.log.level, config.log.format)
+    # Until the daemon listens to signals itself, SIGTERM takes the same way out as Ctrl-C: nothing is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _alone(config.state_dir), ExitStack() as stack:
+        _bring_up_grid(config, config_path, stack)
+        if config.desk.console.enabled:
+            click.echo(f"The console is at http://{config.desk.console.host}:{config.desk.console.port}/")
+        click.echo("Ctrl-C ends the daemon and the grid")
+        return _watch(config, once=False)
+
+
+def _bring_up_grid(config: Config, config_path: Path | None, stack: ExitStack) -> None:
+    """Start the grid unless it runs, and wait until it answers; `stack` ends it."""
+    directory, process = config.state_dir / "grid", None
+    if holder(directory) is not None or _answers(config.grid.url):
+        click.echo(f"Using the simulated grid that runs at {config.grid.url}")
+    else:
+        process = _start_grid(config, config_path)
+    stack.callback(_end_grid, directory, process)
+    record, until = config.state_dir / "grid.log", time.monotonic() + GRID_START_S
+    while not _answers(config.grid.url):
+        if process is not None and process.poll() is not None:
+            raise ConfigError(f"the simulated grid ended with status {process.returncode}; see {record}")
+        if time.monotonic() > until:
+            raise ConfigError(
+                f"the simulated grid did not answer at {config.grid.url} within {GRID_START_S:.0f} s; see {record}"
+            )
+        time.sleep(0.1)
 
 
 def _start_grid(config: Config, config_path: Path | None) -> subprocess.Popen[bytes]:
@@ -138,16 +176,42 @@ def _start_grid(config: Config, config_path: Path | None) -> subprocess.Popen[by
     command = [sys.argv[0], "grid", *(("--config", str(config_path)) if config_path else ())]
     with record.open("ab") as out:
         # A session of its own: Ctrl-C in the terminal reaches the daemon, and the daemon ends the grid after itself.
-        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)  # noqa: S603 - ourselves
-    until = time.monotonic() + GRID_START_S
-    while not _answers(config.grid.url):
-        if process.poll() is not None:
-            raise ConfigError(f"the simulated grid ended with status {process.returncode}; see {record}")
-        if time.monotonic() > until:
-            process.terminate()
-            raise ConfigError(f"the simulated grid did not answer within {GRID_START_S:.0f} s; see {record}")
-        time.sleep(0.1)
-    return process
+        return subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)  # noqa: S603 - ourselves
+
+
+def _end_grid(directory: Path, process: subprocess.Popen[bytes] | None) -> None:
+    """Stop the grid that was started here, or else the one that has its state in the directory."""
+    started = process if process is not None and process.poll() is None else None
+    pid = started.pid if started else holder(directory)
+    if pid is None:
+        return
+    until = time.monotonic() + GRID_STOP_S
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        while (started.poll() is None) if started else holder(directory) == pid:
+            if time.monotonic() > until:
+                log.error("grid-hangs", pid=pid, after_s=GRID_STOP_S, cure="it is killed; it keeps what it had on disk")
+                os.kill(pid, signal.SIGKILL)
+                break
+            time.sleep(0.05)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Hold the state directory: two daemons over one ledger would read and do everything twice."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / "lock").open("a")
+    except OSError as error:
+        raise ConfigError(f"state: {directory} cannot be used: {error.strerror}; name another directory") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another gridmedic runs on {directory}; stop it, or name another directory under `state`"
+            ) from None
+        yield
 
 
 def _answers(url: str) -> bool:

@@ -34,6 +34,8 @@ from storage.ledger import Ledger, Transaction
 
 log = structlog.get_logger()
 
+SEEN_UNTIL = "seen-until"  # setting of the ledger: up to when the events of every source have been read
+
 
 class Settlement:
     """Turns answers and verdicts into feedback, and feedback into what the bandit knows."""
@@ -57,10 +59,12 @@ class Settlement:
         self._dry_run = dry_run
 
     def settle(self, now: datetime) -> None:
+        """Settle what is due. No verdict is given before the events of its settle time have been read."""
         with self._ledger.begin(write=False) as tx:
             answers = tx.unsettled_answers()
             applied = tx.actions(statuses=[ActionStatus.APPLIED])
-        due = [a for a in applied if a.outcome is None and a.judge_at is not None and a.judge_at <= now]
+            seen = _moment(tx.setting(SEEN_UNTIL))
+        due = [a for a in applied if seen and a.outcome is None and a.judge_at is not None and a.judge_at <= seen]
         if not answers and not due:
             return
         judged = self._judged(due, now)
@@ -84,7 +88,8 @@ class Settlement:
         judged = []
         for action in due:
             applied_at = action.finished_at or action.due_at
-            verdict, note = judge(incidents[action.id], observed, applied_at=applied_at, now=now)
+            # As of when it was due: a daemon that was away then comes to the same verdict.
+            verdict, note = judge(incidents[action.id], observed, applied_at=applied_at, now=action.judge_at or now)
             card = self._cards.get(action.candidate.remedy)
             said = None if card is None or self._dry_run else self._runner.verify(action, card)
             outcome = lower(verdict, said)
@@ -174,6 +179,10 @@ def take(tx: Transaction, decision: Decision, option: int, *, by: str, now: date
             due_at=now,
         )
     )
+
+
+def _moment(value: object) -> datetime | None:
+    return datetime.fromisoformat(value) if isinstance(value, str) else None
 
 
 def _not_open(decision: Decision, incident: Incident) -> str:

@@ -34,3 +34,5 @@ def configure(level: str, form: Literal["text", "json"]) -> None:
     logging.basicConfig(
         level=max(threshold, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
     )
+    # It tells of each failed try with its trace; the source says once what is wrong, and what to do.
+    logging.getLogger("elastic_transport").setLevel(logging.ERROR)

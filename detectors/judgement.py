@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from detectors.incidents import SIGNALS, WINDOW_S
-from detectors.localisation import roles, touches
+from detectors.localisation import Roles
+from detectors.window import SIGNALS, WINDOW_S
 from models.domain import Incident, Outcome
 
 MIN_BEFORE = 3  # fewer anomalous transfers than this before an action say nothing about after
@@ -25,9 +27,11 @@ def judge(incident: Incident, observed: pd.DataFrame, *, applied_at: datetime, n
     signal = next((s for s in SIGNALS if s.kind is incident.kind), None)
     if signal is None or observed.empty or end <= start:
         return Outcome.UNKNOWN, "there is no signal to judge by"
-    members, bad = signal.select(observed)
-    own = touches(incident.culprit, roles(members))
-    ended, began = members["ended_at"], members["started_at"].fillna(members["ended_at"])
+    takes_part, bad = signal.split(observed["failed"].to_numpy(np.bool_), observed["slow"].to_numpy(np.bool_))
+    members, bad = observed[takes_part], bad[takes_part]
+    own = Roles.of(members).touched(incident.culprit)
+    ended = members["ended_at"].to_numpy(np.float64)
+    began = members["started_at"].fillna(members["ended_at"]).to_numpy(np.float64)
     before = own & (ended >= start - WINDOW_S) & (ended < start)
     after = own & (began >= start) & (ended < end)
     # Some transfers are always anomalous: what counts is what there is beyond the usual share.
@@ -42,5 +46,5 @@ def judge(incident: Incident, observed: pd.DataFrame, *, applied_at: datetime, n
     return (Outcome.WORSE if hourly_after >= WORSE_ABOVE * hourly_before else Outcome.UNCHANGED), note
 
 
-def _excess(bad: pd.Series, usual: float) -> float:
+def _excess(bad: npt.NDArray[np.bool_], usual: float) -> float:
     return max(0.0, float(bad.sum()) - usual * len(bad))

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.domain import Entity, EntityKind, Link
+from models.domain import Entity, EntityKind
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-Column = tuple[Ints, pd.Index]  # the place of each transfer's value among the values
+Column = tuple[Ints, Ints]  # the place of each transfer's code among the codes that there are, and these
 
 MIN_BAD = 5  # fewer bad transfers than this are anecdotes
 MIN_SHARE = 0.3  # of a suspect's transfers that must be bad
@@ -29,16 +29,13 @@ WIDE_MARGIN = 6.0  # what these must explain more than the best single storage e
 ONE_OF_MANY = 0.6  # a storage element with this share of a wider suspect's bad transfers is to blame itself
 MAX_SUSPECTS = 8
 
-NEW_ROLES = ("link", "source_site", "destination_site")
-ROLE_COLUMNS = (*NEW_ROLES, "source", "destination", "fts")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspect:
     """An entity, in the role in which its transfers went bad, and how well it explains them."""
 
     entity: Entity
-    column: str  # of `roles`: source, destination, link, fts, source_site or destination_site
+    column: str  # of `Roles`: source, destination, link, fts, source_site or destination_site
     bad: int
     total: int
     ratio: float
@@ -54,45 +51,77 @@ def site_of(rse: str) -> str:
     return rse.rpartition("_")[0] or rse
 
 
-def roles(transfers: pd.DataFrame) -> pd.DataFrame:
-    """Columns by which a transfer can be blamed on something, one row a transfer."""
-    source, destination = transfers["source"], transfers["destination"]
-    sites = {name: site_of(name) for name in pd.concat([source, destination]).unique()}
-    return pd.DataFrame(
-        {
-            "link": source + ">" + destination,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """By what transfers can be blamed: small whole numbers for the names of each column, every array of shape (n,)."""
+
+    codes: Mapping[str, Ints]
+    names: Mapping[str, Sequence[str]]  # by code; of links the codes of both ends, as `source * rses + destination`
+
+    @classmethod
+    def of(cls, transfers: pd.DataFrame) -> Roles:
+        ends, rses = pd.factorize(pd.concat([transfers["source"], transfers["destination"]]))
+        source, destination = ends[: len(transfers)], ends[len(transfers) :]
+        of_site, sites = pd.factorize(np.array([site_of(str(rse)) for rse in rses], dtype=object))
+        fts, hosts = pd.factorize(transfers["fts"])
+        codes = {
+            "link": source * len(rses) + destination,
             "source": source,
             "destination": destination,
-            "source_site": source.map(sites),
-            "destination_site": destination.map(sites),
-            "fts": transfers["fts"],
-        },
-        index=transfers.index,
-    )
+            "source_site": of_site[source],
+            "destination_site": of_site[destination],
+            "fts": fts,
+        }
+        return cls(codes=codes, names={"rse": list(rses), "site": list(sites), "fts": list(hosts)})
+
+    def take(self, rows: Ints) -> Roles:
+        """The same of some of the transfers, by their places."""
+        return Roles(codes={column: codes[rows] for column, codes in self.codes.items()}, names=self.names)
+
+    def name(self, column: str, code: int) -> str:
+        if column == "link":
+            source, destination = divmod(code, len(self.names["rse"]))
+            return f"{self.name('source', source)}>{self.name('destination', destination)}"
+        return self.names[_VOCABULARY[column]][code]
+
+    def of_name(self, column: str, name: str) -> Flags:
+        """Which of the transfers have that name in the column; shape (n,)."""
+        known = self.names[_VOCABULARY[column]]
+        wanted = known.index(name) if name in known else -1
+        same: Flags = self.codes[column] == wanted
+        return same
+
+    def touched(self, entity: Entity) -> Flags:
+        """Which of the transfers the entity took part in; shape (n,)."""
+        match entity.kind:
+            case EntityKind.LINK:
+                return self.of_name("source", entity.link.source) & self.of_name("destination", entity.link.destination)
+            case EntityKind.RSE:
+                return self.of_name("source", entity.name) | self.of_name("destination", entity.name)
+            case EntityKind.SITE:
+                return self.of_name("source_site", entity.name) | self.of_name("destination_site", entity.name)
+            case EntityKind.NETWORK:
+                source, destination = entity.link.source, entity.link.destination
+                return self.of_name("source_site", source) & self.of_name("destination_site", destination)
+            case EntityKind.FTS:
+                return self.of_name("fts", entity.name)
+            case _:
+                return np.zeros(len(self.codes["link"]), dtype=np.bool_)
 
 
-def touches(entity: Entity, role: pd.DataFrame) -> pd.Series:
-    """Which of the transfers (rows of `roles`) the entity took part in."""
-    match entity.kind:
-        case EntityKind.LINK:
-            return role["link"] == entity.name
-        case EntityKind.RSE:
-            return (role["source"] == entity.name) | (role["destination"] == entity.name)
-        case EntityKind.SITE:
-            return (role["source_site"] == entity.name) | (role["destination_site"] == entity.name)
-        case EntityKind.NETWORK:
-            link = entity.link
-            return (role["source_site"] == link.source) & (role["destination_site"] == link.destination)
-        case EntityKind.FTS:
-            return role["fts"] == entity.name
-        case _:
-            return pd.Series(data=False, index=role.index)
+_VOCABULARY = {
+    "source": "rse",
+    "destination": "rse",
+    "source_site": "site",
+    "destination_site": "site",
+    "fts": "fts",
+}
 
 
-def localise(role: pd.DataFrame, bad: pd.Series, *, expected_share: float) -> list[Suspect]:
-    """Suspects, the worst first. `expected_share` of bad transfers is usual and needs nobody to blame."""
-    columns = {column: pd.factorize(role[column]) for column, _ in _COLUMNS}
-    guilty, left = bad.to_numpy(np.bool_), np.ones(len(bad), dtype=np.bool_)
+def localise(roles: Roles, guilty: Flags, *, expected_share: float) -> list[Suspect]:
+    """Suspects, the worst first, for which transfers went bad. `expected_share` of them is usual and needs nobody to blame."""
+    columns = {column: pd.factorize(roles.codes[column]) for column, _ in _COLUMNS}
+    left = np.ones(len(guilty), dtype=np.bool_)
     suspects: list[Suspect] = []
     while len(suspects) < MAX_SUSPECTS and int((guilty & left).sum()) >= MIN_BAD:
         scores = {
@@ -114,7 +143,7 @@ def localise(role: pd.DataFrame, bad: pd.Series, *, expected_share: float) -> li
                 codes, names = columns[column]
         suspects.append(
             Suspect(
-                entity=Entity(dict(_COLUMNS)[column], str(names[place])),
+                entity=Entity(dict(_COLUMNS)[column], roles.name(column, int(names[place]))),
                 column=column,
                 bad=int(scores[column].bad[place]),
                 total=int(scores[column].total[place]),
@@ -200,9 +229,3 @@ def _scores(codes: Ints, bad: Flags, values: int, expected_share: float) -> _Sco
     own = np.clip(k / np.maximum(n, 1.0), 1e-6, 1.0 - 1e-6)
     ratio = k * np.log(own / usual) + (n - k) * np.log((1.0 - own) / (1.0 - usual))
     return _Scores(bad=k, total=n, ratio=np.where(own > usual, ratio, 0.0))
-
-
-def partners(entity: Entity, role: pd.DataFrame, bad: pd.Series) -> dict[Link, int]:
-    """Links of the entity with their bad transfers, the worst first."""
-    counts = role.loc[touches(entity, role) & bad, "link"].value_counts()
-    return {Link(*str(name).split(">", 1)): int(n) for name, n in counts.items()}

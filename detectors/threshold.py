@@ -16,7 +16,7 @@ five in a hundred pass. An alarm is worth a look by itself; slow transfers mean 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -84,14 +84,21 @@ def network_seconds(ended: pd.DataFrame) -> Floats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Keys:
-    """What each row is grouped by, as small whole numbers; every array has shape (n,)."""
+class _Batch:
+    """Transfers as arrays, each of shape (n,): what they are grouped by, as small whole numbers, and log1p of seconds."""
 
     everything: Ints
     source: Ints
     destination: Ints
     link: Ints
     size: Ints
+    took: Floats
+    median: Floats  # of the forecast
+    scale: Floats  # of the forecast
+
+    def block(self, start: int) -> _Batch:
+        """`BLOCK` of them."""
+        return _Batch(**{one.name: getattr(self, one.name)[start : start + BLOCK] for one in fields(self)})
 
 
 class _Group:
@@ -129,21 +136,21 @@ class _Scale:
     def __init__(self) -> None:
         self._all, self._sources, self._destinations, self._links = _Group(), _Group(), _Group(), _Group()
 
-    def centre(self, keys: _Keys) -> tuple[Floats, Floats]:
-        """Mean and spread of z for each row; both of shape (n,)."""
-        n = len(keys.link)
-        mean, spread = self._all.shrunk(keys.everything, np.zeros(n), np.ones(n))
-        of_source = self._sources.shrunk(keys.source, mean, spread)
-        of_destination = self._destinations.shrunk(keys.destination, mean, spread)
+    def centre(self, batch: _Batch) -> tuple[Floats, Floats]:
+        """Mean and spread of z for each transfer; both of shape (n,)."""
+        n = len(batch.link)
+        mean, spread = self._all.shrunk(batch.everything, np.zeros(n), np.ones(n))
+        of_source = self._sources.shrunk(batch.source, mean, spread)
+        of_destination = self._destinations.shrunk(batch.destination, mean, spread)
         parent = [(a + b) / 2.0 for a, b in zip(of_source, of_destination, strict=True)]
-        return self._links.shrunk(keys.link, parent[0], parent[1])
+        return self._links.shrunk(batch.link, parent[0], parent[1])
 
-    def absorb(self, keys: _Keys, z: Floats) -> None:
+    def absorb(self, batch: _Batch, z: Floats) -> None:
         z = np.clip(z, -OUTLYING, OUTLYING)
-        self._all.absorb(keys.everything, z)
-        self._sources.absorb(keys.source, z)
-        self._destinations.absorb(keys.destination, z)
-        self._links.absorb(keys.link, z)
+        self._all.absorb(batch.everything, z)
+        self._sources.absorb(batch.source, z)
+        self._destinations.absorb(batch.destination, z)
+        self._links.absorb(batch.link, z)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +182,7 @@ class DynamicThreshold:
     def judge(self, done: pd.DataFrame) -> Verdicts:
         """`done`: finished transfers with quantiles and path columns; those without a forecast are never flagged."""
         seconds = (done["ended_at"] - done["started_at"]).to_numpy(np.float64)
-        centres = self._centres(done, self._keys(done))
+        centres = self._centres(self._batch(done))
         alarm = np.minimum.reduce([_seconds(mean + spread * self.alarm) for mean, spread in centres])
         slow = np.minimum.reduce([_seconds(mean + spread * self.slow) for mean, spread in centres])
         expected = _seconds(centres[1][0])
@@ -202,21 +209,20 @@ class DynamicThreshold:
             return
         waiting = pd.concat(self._waiting, ignore_index=True)
         whole = len(waiting) - len(waiting) % BLOCK
+        batch = self._batch(waiting)
         for start in range(0, whole, BLOCK):
-            self._absorb_block(waiting.iloc[start : start + BLOCK])
+            self._absorb_block(batch.block(start))
         self._waiting = [waiting.iloc[whole:]]
 
-    def _absorb_block(self, rows: pd.DataFrame) -> None:
-        took, keys = _log_seconds(rows), self._keys(rows)
-        score = np.maximum.reduce([(took - mean) / spread for mean, spread in self._centres(rows, keys)])
+    def _absorb_block(self, batch: _Batch) -> None:
+        score = np.maximum.reduce([(batch.took - mean) / spread for mean, spread in self._centres(batch)])
         decay = 0.5 ** (BLOCK / LIMIT_HALF_LIFE)
         self._histogram = decay * self._histogram + np.histogram(np.clip(score, _EDGES[0], _EDGES[-1]), _EDGES)[0]
         self.alarm = self._limit(self.alarm_budget, ALARM_PRIOR)
         self.slow = self._limit(SLOW_SHARE, SLOW_PRIOR)
-        median, scale = _median_and_scale(rows)
-        self._forecast.absorb(keys, (took - median) / scale)
-        self._sizes.absorb(keys.size, took)
-        self._norm.absorb(keys, took - self._size_mean(rows, keys))
+        self._forecast.absorb(batch, (batch.took - batch.median) / batch.scale)
+        self._sizes.absorb(batch.size, batch.took)
+        self._norm.absorb(batch, batch.took - self._size_mean(batch))
 
     def _limit(self, share: float, prior: float) -> float:
         """The score that `share` of the transfers pass, with the prior's weight."""
@@ -226,44 +232,36 @@ class DynamicThreshold:
         measured = float(_EDGES[min(place + 1, len(_EDGES) - 1)])
         return (seen * measured + LIMIT_PRIOR_WEIGHT * prior) / (seen + LIMIT_PRIOR_WEIGHT)
 
-    def _centres(self, rows: pd.DataFrame, keys: _Keys) -> list[tuple[Floats, Floats]]:
+    def _centres(self, batch: _Batch) -> list[tuple[Floats, Floats]]:
         """Where forecast and norm expect log1p(duration), and how far transfers stray from there."""
-        median, scale = _median_and_scale(rows)
-        mean, spread = self._forecast.centre(keys)
-        usual, stray = self._norm.centre(keys)
+        mean, spread = self._forecast.centre(batch)
+        usual, stray = self._norm.centre(batch)
         return [
-            (median + scale * mean, scale * np.maximum(spread, SPREAD_FLOOR)),
-            (self._size_mean(rows, keys) + usual, np.maximum(stray, SPREAD_FLOOR)),
+            (batch.median + batch.scale * mean, batch.scale * np.maximum(spread, SPREAD_FLOOR)),
+            (self._size_mean(batch) + usual, np.maximum(stray, SPREAD_FLOOR)),
         ]
 
-    def _size_mean(self, rows: pd.DataFrame, keys: _Keys) -> Floats:
-        forecast = rows["q50"].to_numpy(np.float64)  # all that is known of a size that was never seen
-        return self._sizes.shrunk(keys.size, forecast, np.ones(len(rows)))[0]
+    def _size_mean(self, batch: _Batch) -> Floats:
+        # The forecast is all that is known of a size that was never seen.
+        return self._sizes.shrunk(batch.size, batch.median, np.ones(len(batch.size)))[0]
 
-    def _keys(self, rows: pd.DataFrame) -> _Keys:
+    def _batch(self, rows: pd.DataFrame) -> _Batch:
         source, destination = self._rses.learn(rows["source"]), self._rses.learn(rows["destination"])
         size = np.log(np.maximum(np.nan_to_num(rows["bytes"].to_numpy(np.float64)), 1.0))
-        return _Keys(
+        median = rows["q50"].to_numpy(np.float64)
+        return _Batch(
             everything=np.zeros(len(rows), dtype=np.int64),
             source=source,
             destination=destination,
             link=self._links.learn((source << 32) | destination),
             size=np.digitize(size, _SIZE_EDGES).astype(np.int64),
+            took=np.log1p((rows["ended_at"] - rows["started_at"]).to_numpy(np.float64)),
+            median=median,
+            scale=np.maximum((rows["q95"].to_numpy(np.float64) - median) / 1.645, SCALE_FLOOR),
         )
-
-
-def _log_seconds(rows: pd.DataFrame) -> Floats:
-    took: Floats = np.log1p((rows["ended_at"] - rows["started_at"]).to_numpy(np.float64))
-    return took
 
 
 def _seconds(log_seconds: Floats) -> Floats:
     """Seconds of log1p(seconds), bounded: beyond a fortnight they say nothing more."""
     seconds: Floats = np.expm1(np.minimum(log_seconds, 14.0))
     return seconds
-
-
-def _median_and_scale(rows: pd.DataFrame) -> tuple[Floats, Floats]:
-    median = rows["q50"].to_numpy(np.float64)
-    scale = np.maximum((rows["q95"].to_numpy(np.float64) - median) / 1.645, SCALE_FLOOR)
-    return median, scale

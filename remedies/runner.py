@@ -77,7 +77,7 @@ class Runner:
         """
         report = self._do("apply", action, card, key=action.id, keep=keep)
         if not report.failed:
-            return Result(status=ActionStatus.APPLIED, message="done", memory=report.memory)
+            return Result(status=ActionStatus.APPLIED, memory=report.memory)
         if report.acts == 0:
             # The memory is dropped: should it be tried again, what stands then is what stood before.
             return Result(status=ActionStatus.FAILED, message=f"before it did anything: {report.message}", retry=True)

@@ -126,4 +126,23 @@ def claim(directory: Path) -> int:
     except BlockingIOError:
         os.close(handle)
         raise ConfigError(f"another grid process uses {directory}; stop it or name another directory") from None
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, str(os.getpid()).encode(), 0)
     return handle
+
+
+def holder(directory: Path) -> int | None:
+    """The id of the process that has claimed the directory; None if none has."""
+    try:
+        handle = os.open(directory / "lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.read(handle, 20)
+        return int(text) if text.isdigit() else None
+    else:
+        return None
+    finally:
+        os.close(handle)

@@ -75,3 +75,40 @@ def elasticsearch_url():
                 raise
             pytest.skip(str(error))
         yield url
+
+
+@pytest.fixture
+def direct(monkeypatch):
+    """Slack's SDK would send even calls to this machine through a proxy."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(scope="session")
+def emulator_binary(pytestconfig, tmp_path_factory):
+    """The program of the Slack emulator."""
+    from tests import slack_workspace  # noqa: PLC0415  (only what talks to Slack needs its SDK)
+
+    name = f"{slack_workspace.EMULATOR}-{slack_workspace.VERSION}"
+    try:
+        return slack_workspace.installed(Path(pytestconfig.cache.mkdir(name)), tmp_path_factory.mktemp("npm"))
+    except slack_workspace.Unavailable as reason:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+def emulator(emulator_binary, tmp_path, direct):
+    """A Slack workspace of the test's own."""
+    from tests import slack_workspace  # noqa: PLC0415  (as above)
+
+    with ExitStack() as stack:
+        try:
+            workspace = stack.enter_context(slack_workspace.running(emulator_binary, tmp_path))
+        except slack_workspace.Unavailable as reason:
+            if os.environ.get("CI") == "true":
+                raise
+            pytest.skip(str(reason))
+        yield workspace

@@ -14,7 +14,7 @@ import detectors.threshold
 from detectors.failures import error_class
 from detectors.incidents import RECOVERED_S, IncidentBook
 from detectors.judgement import judge
-from detectors.localisation import localise, roles
+from detectors.localisation import Roles, localise
 from detectors.threshold import DynamicThreshold, fts_timeout
 from models.domain import Entity, IncidentKind, Outcome
 
@@ -182,7 +182,7 @@ def test_a_restart_from_rows_gives_the_same_book_and_thresholds():
 def test_the_partner_of_a_bad_storage_element_is_not_blamed():
     frame = stream(8, 1)
     bad = frame["destination"].eq("SITE-2_DATADISK")
-    suspects = localise(roles(frame), bad, expected_share=0.01)
+    suspects = localise(Roles.of(frame), bad.to_numpy(), expected_share=0.01)
     assert [str(s.entity) for s in suspects] == ["rse:SITE-2_DATADISK"]
     assert suspects[0].confidence > 0.9
 
@@ -190,7 +190,7 @@ def test_the_partner_of_a_bad_storage_element_is_not_blamed():
 def test_one_bad_link_is_told_from_its_ends():
     frame = stream(9, 2)
     bad = frame["source"].eq("SITE-2_DATADISK") & frame["destination"].eq("SITE-5_DATADISK")
-    suspects = localise(roles(frame), bad, expected_share=0.01)
+    suspects = localise(Roles.of(frame), bad.to_numpy(), expected_share=0.01)
     assert [str(s.entity) for s in suspects] == ["link:SITE-2_DATADISK>SITE-5_DATADISK"]
 
 

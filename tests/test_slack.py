@@ -2,39 +2,23 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
-import shutil
-import subprocess
-import sys
 import threading
-import time
+from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from urllib.parse import parse_qsl
 
-import httpx
 import pytest
 
 from agent.desk import slack, words
-from agent.desk.answers import Operators
 from agent.desk.message import escape, render
-from agent.desk.slack import SlackDesk, web_client
+from agent.desk.slack import web_client
 from models.domain import Block, ConfigError, DecisionStatus, Entity, IncidentStatus, Permission, Proposal, Rating
 from storage.ledger import Ledger
 from tests.desk_stories import CARDS, HOSTILE, NOW, decision, incident, judge, option, record, take_answers
+from tests.slack_workspace import CHANNEL, buttons, connected, texts, wait_until
+from tests.slack_workspace import desk_for as any_desk_for
 
-EMULATOR = "local-slack-linux-x64"
-VERSION = "0.1.8"
-OPERATORS = Operators.named({"U01ADA": "ada"})
-CHANNEL = "C01OPS"
-
-
-@pytest.fixture(autouse=True)
-def direct(monkeypatch):
-    """The SDK would send even calls to this machine through a proxy."""
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+pytestmark = pytest.mark.usefixtures("direct")
 
 
 @pytest.fixture
@@ -50,18 +34,6 @@ def ledger(tmp_path):
 def message_of(told=None, decided=None, pending=None):
     shown = words.of_proposal(Proposal(incident=told or incident(), decision=decided or decision()), CARDS, pending)
     return render(shown)
-
-
-def texts(blocks):
-    for block in blocks:
-        for text in [block.get("text"), *block.get("elements", [])]:
-            if text and "mrkdwn" in text.get("type", ""):
-                yield text["text"]
-
-
-def buttons(blocks, action=""):
-    found = [element for block in blocks if block["type"] == "actions" for element in block["elements"]]
-    return [button for button in found if button["action_id"].startswith(action)]
 
 
 def test_a_message_says_what_is_broken_how_sure_and_what_to_press():
@@ -225,7 +197,7 @@ def faulty():
 
 
 def desk_for(ledger, web, channel=CHANNEL):
-    return SlackDesk(ledger, web=web, app_token="xapp-test", channel=channel, operators=OPERATORS, cards=CARDS)
+    return any_desk_for(ledger, web, cards=CARDS, channel=channel)
 
 
 def test_an_incident_is_one_message_that_is_sent_again_only_for_news(ledger, faulty):
@@ -396,106 +368,11 @@ def test_an_operator_hears_of_it_when_the_ledger_fails(ledger, faulty, monkeypat
 # Against the emulator
 
 
-@pytest.fixture(scope="session")
-def emulator_binary(pytestconfig, tmp_path_factory):
-    missing = [tool for tool in ("npm", "unshare") if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"the Slack emulator needs {' and '.join(missing)}")
-    binary = Path(pytestconfig.cache.mkdir(f"{EMULATOR}-{VERSION}")) / "local-slack"
-    if not binary.exists():
-        home = tmp_path_factory.mktemp("npm")
-        command = [
-            "npm",
-            "install",
-            "--no-save",
-            "--no-audit",
-            "--no-fund",
-            "--prefix",
-            str(home),
-            f"{EMULATOR}@{VERSION}",
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"npm cannot install the Slack emulator: {done.stderr.strip()[-300:]}")
-        installed = home / "node_modules" / EMULATOR / "bin" / "local-slack"
-        whole = binary.with_name(f"{binary.name}-{os.getpid()}")
-        shutil.copy2(installed, whole)
-        whole.replace(binary)  # at once: another worker may be at it, too
-    return binary
-
-
-class Emulator:
-    """An emulated workspace, and hands to press its buttons with."""
-
-    def __init__(self, url):
-        self.http = httpx.Client(base_url=url, timeout=10, trust_env=False)
-        self.web = web_client("xoxb-test", f"{url}/api/")
-
-    def messages(self, thread=None):
-        found = self.http.get(f"/_control/messages/{CHANNEL}").json()["messages"]
-        return [m for m in found if m.get("thread_ts") == thread and m.get("subtype") != "ephemeral"]
-
-    def ephemeral(self):
-        found = self.http.get(f"/_control/messages/{CHANNEL}").json()["messages"]
-        return [(m["ephemeral_to"], m["text"]) for m in found if m.get("subtype") == "ephemeral"]
-
-    def click(self, button, user="U01ADA"):
-        message = self.messages()[0]
-        told = {"channel": CHANNEL, "messageTs": message["ts"], "user": user, "action": button | {"block_id": "b"}}
-        assert self.http.post("/_control/interact", json=told).json() == {"ok": True}
-
-
-@pytest.fixture
-def emulator(emulator_binary, tmp_path):
-    config = tmp_path / "workspace.yaml"
-    config.write_text(
-        "app: {appId: A01APP, botUserId: U0BOT, botName: gridmedic, botToken: xoxb-test, appToken: xapp-test, mode: socket}\n"
-        "users: [{id: U01ADA, name: ada}, {id: U02EVE, name: eve}]\n"
-        f"channels: [{{id: {CHANNEL}, name: ops, members: [U01ADA, U02EVE, U0BOT]}}]\n"
-    )
-    script = Path(__file__).with_name("slack_emulator.py")
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(emulator_binary), str(config)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    url = process.stdout.readline().strip()
-    if not url:
-        _, complaint = process.communicate()
-        reason = f"the Slack emulator cannot be started in a namespace of its own: {complaint.strip()[-300:]}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    running = Emulator(url)
-    yield running
-    running.http.close()
-    process.communicate()
-
-
 @pytest.fixture
 def desks(ledger, emulator):
     """Start any number of desks."""
-    started = []
-
-    def start():
-        desk = desk_for(ledger, emulator.web)
-        desk.start()
-        started.append(desk)
-        wait_until(lambda: desk._socket is not None and desk._socket.is_connected())
-        return desk
-
-    yield start
-    for desk in started:
-        desk.stop()
-
-
-def wait_until(holds):
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(connected(desk_for(ledger, emulator.web)))
 
 
 def stored(ledger):

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agent.desk.phrases import BLOCK
+from agent.desk.phrases import reasons
 from agent.desk.text import clean
 from models.domain import (
     Answer,
@@ -159,8 +159,8 @@ def _choose(tx: Transaction, answer: Answer, decision: Decision, pending: Answer
     if by is not None:
         raise AnswerRefused(f"Nothing was done: gridmedic is paused by {by}; resume it first.")
     if answer.option not in decision.eligible:
-        reasons = "; ".join(BLOCK[block] for block in decision.options[answer.option or 0].blocks)
-        raise AnswerRefused(f"Nothing was done: {remedy} cannot be approved: {reasons or 'the policy forbids it'}.")
+        why = reasons(decision.options[answer.option or 0]) or "the policy forbids it"
+        raise AnswerRefused(f"Nothing was done: {remedy} cannot be approved: {why}.")
     return f"Noted: {answer.by} approves {remedy}; it starts with the next pass."
 
 

@@ -14,8 +14,9 @@ import secrets
 import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from importlib import resources
 from urllib.parse import urlsplit
 
@@ -34,6 +35,7 @@ from starlette.routing import Route
 
 from agent.desk import words
 from agent.desk.answers import Operators, give, paused_by, set_paused
+from agent.desk.text import clean, moment
 from models.domain import (
     Answer,
     AnswerKind,
@@ -75,12 +77,18 @@ HEADERS = {
 }
 
 
-def build_app(ledger: Ledger, operator_name: str, *, cards: Mapping[str, RemedyCard]) -> Starlette:
+def build_app(
+    ledger: Ledger,
+    operator_name: str,
+    *,
+    cards: Mapping[str, RemedyCard],
+    troubles: Callable[[], Sequence[str]] = tuple,
+) -> Starlette:
     """Return the console as an ASGI application; answers are given in the name of `operator_name`.
 
-    `cards` holds the remedies' cards by name.
+    `cards` holds the remedies' cards by name; `troubles` says what keeps the daemon from seeing the grid now.
     """
-    console = _Console(ledger, operator_name, cards)
+    console = _Console(ledger, operator_name, cards, troubles)
     return Starlette(
         routes=[
             Route("/", console.page),
@@ -142,10 +150,13 @@ def serve_in_thread(app: Starlette, host: str, port: int) -> Server:
 
 
 class _Console:
-    def __init__(self, ledger: Ledger, operator: str, cards: Mapping[str, RemedyCard]) -> None:
+    def __init__(
+        self, ledger: Ledger, operator: str, cards: Mapping[str, RemedyCard], troubles: Callable[[], Sequence[str]]
+    ) -> None:
         self._ledger = ledger
         self._operator = operator
         self._cards = cards
+        self._troubles = troubles
         self._secret = secrets.token_urlsafe(32)
         self._once = secrets.token_urlsafe(32)  # stands where each answer's page puts a word of its own
         self._notes: OrderedDict[str, tuple[str, bool]] = OrderedDict()  # (sentence, whether it was refused), by key
@@ -183,7 +194,8 @@ class _Console:
             log.warning("console-ledger-unreadable", error=repr(error))
             return JSONResponse({"status": "ledger-unreadable"}, status_code=503)
         waiting = sum(words.of_proposal(proposal, self._cards).state == "waits" for proposal in proposals)
-        return JSONResponse({"status": "ok", "paused": paused is not None, "proposals_waiting": waiting})
+        status = "troubled" if self._troubles() else "ok"
+        return JSONResponse({"status": status, "paused": paused is not None, "proposals_waiting": waiting})
 
     async def guard(self, request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
         """Stand before everything: no foreign name for this machine goes in, and no error comes out as it is.
@@ -214,7 +226,7 @@ class _Console:
 
     def _render(self, template: str, **values: object) -> str:
         with self._ledger.begin(write=False) as tx:
-            proposals, paused = tx.proposals(SHOWN), paused_by(tx)
+            proposals, paused, seen = tx.proposals(SHOWN), paused_by(tx), tx.setting("seen-until")
             unproposed = tx.incidents(status=IncidentStatus.OPEN)
             proposals = [p for p in proposals if p.decision.status is not DecisionStatus.SHADOW]
             actions = {p.incident.id: tx.actions(incident_id=p.incident.id) for p in proposals}
@@ -232,6 +244,8 @@ class _Console:
             closed=[entry for entry in shown if entry[0].incident.closed],
             undecided=[words.of_incident(i) for i in unproposed if i.id not in known],
             paused=paused,
+            seen=moment(datetime.fromisoformat(seen)) if seen else "",
+            troubles=[clean(trouble) for trouble in self._troubles()],
             operator=self._operator,
             token=self._secret,
             once=self._once,

@@ -64,7 +64,8 @@ def _remedy(shown: ProposalWords, remedy: RemedyWords) -> Iterator[Block]:
     marks = [mark for mark, holds in (("recommended", remedy.recommended), ("chosen", remedy.chosen)) if holds]
     title = f"*{escape(remedy.title, 200)}*" + (f" · {', '.join(marks)}" if marks else "")
     blocked = f"Cannot be approved: {remedy.blocked}." if remedy.blocked else ""
-    details = "\n".join(line for line in (remedy.what, remedy.why, remedy.safety, blocked) if line)
+    touches = f"Acts on {remedy.touches}" if remedy.touches else ""
+    details = "\n".join(line for line in (remedy.what, touches, remedy.why, remedy.safety, blocked) if line)
     yield _section(f"{title}\n{escape(details, 2500)}")
     buttons = []
     if remedy.approvable:

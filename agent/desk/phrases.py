@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.domain import BlastRadius, Block, EntityKind, IncidentKind, Outcome, Safety
+from models.domain import BlastRadius, Block, EntityKind, IncidentKind, Option, Outcome, Permission, Safety
 
 PROBLEM = {
     IncidentKind.SLOW_TRANSFERS: "Slow transfers",
@@ -30,7 +30,7 @@ SAFETY = {
 }
 REACH = {
     BlastRadius.TRANSFER: "reaches single transfers",
-    BlastRadius.LINK: "reaches one link",
+    BlastRadius.LINK: "reaches single links",
     BlastRadius.SITE: "reaches a whole site",
     BlastRadius.GRID: "reaches the whole grid",
 }
@@ -53,9 +53,29 @@ BLOCK = {
     Block.INEFFECTIVE_BEFORE: "it did not help here before",
     Block.UNCLEAR_BEFORE: "nobody knows whether an earlier action here had its effect",
 }
+# Reasons against running unasked; an operator may approve in spite of them.
+ONLY_UNASKED = frozenset(
+    {
+        Block.AUTONOMY_OFF,
+        Block.SAFETY_CAP,
+        Block.BLAST_RADIUS_CAP,
+        Block.NOT_TRUSTED,
+        Block.NOT_BEST,
+        Block.LOW_CONFIDENCE,
+        Block.INEFFECTIVE_BEFORE,
+        Block.UNCLEAR_BEFORE,
+    }
+)
 OUTCOME = {
     Outcome.FIXED: "it helped: the incident's signal is back to normal",
     Outcome.UNCHANGED: "it did not help",
     Outcome.WORSE: "it got worse afterwards",
     Outcome.UNKNOWN: "nobody can tell whether it helped",
 }
+
+
+def reasons(option: Option) -> str:
+    """Return why an option is asked for and does not run by itself, or why it cannot even be approved."""
+    skipped = option.permission is Permission.SKIP
+    blocks = [block for block in option.blocks if not (skipped and block in ONLY_UNASKED)]
+    return "; ".join(BLOCK[block] for block in blocks or option.blocks)

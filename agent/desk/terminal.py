@@ -65,5 +65,6 @@ def proposal_text(proposal: Proposal, cards: Mapping[str, RemedyCard] = MappingP
             if holds
         ]
         lines.append(f"  - {remedy.name}: {remedy.title}" + (f" [{'; '.join(notes)}]" if notes else ""))
-        lines += [f"      {text}" for text in (remedy.what, remedy.why, remedy.safety) if text]
+        touches = f"acts on {remedy.touches}" if remedy.touches else ""
+        lines += [f"      {text}" for text in (remedy.what, touches, remedy.why, remedy.safety) if text]
     return "\n".join(lines)

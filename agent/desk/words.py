@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
-from agent.desk.phrases import BLOCK, OUTCOME, PLACE, PROBLEM, REACH, SAFETY
+from agent.desk.phrases import OUTCOME, PLACE, PROBLEM, REACH, SAFETY, reasons
 from agent.desk.text import clean, duration, moment, percent
 from models.domain import (
     Action,
@@ -60,8 +60,7 @@ class RemedyWords:
     name: str
     title: str
     what: str  # what exactly happens
-    touches: str
-    share: float  # the ranking's probability, 0..1
+    touches: str  # everything that it acts on, "" if `what` names it
     why: str
     safety: str
     blocked: str  # why it cannot be approved, "" if it can
@@ -136,7 +135,7 @@ def of_proposal(proposal: Proposal, cards: Mapping[str, RemedyCard], pending: An
         decision_id=decision.id,
         status=_pending(pending, decision, cards) if pending else _status(proposal, cards),
         state="runs" if pending else _state(proposal),
-        asks=_reasons(best) if asked and best else "",
+        asks=reasons(best) if asked and best else "",
         remedies=tuple(_remedy(proposal, index, cards, waits=waits) for index in order(decision)),
         rejectable=waits and bool(decision.eligible),
     )
@@ -173,19 +172,19 @@ def story(incident: Incident, actions: Iterable[Action], cards: Mapping[str, Rem
 def _facts(incident: Incident) -> Iterable[tuple[str, str]]:
     evidence = incident.evidence
     noun = "deletions" if incident.kind is IncidentKind.FAILING_DELETIONS else "transfers"
-    if evidence.total:
+    if evidence.total and f"{evidence.anomalous} of {evidence.total}" not in evidence.summary:
         here, elsewhere = percent(evidence.anomalous / evidence.total), percent(evidence.background)
         counted = f"{evidence.anomalous} of {evidence.total} {noun} in {duration(evidence.window_s)} were anomalous"
         yield "Share", f"{counted}, {here}; of the others {elsewhere}"
     if evidence.reasons:
         yield "Errors", _counts(evidence.reasons)
+    roles = [("source", evidence.as_source), ("destination", evidence.as_destination)]
+    if any(share.total for _, share in roles) and incident.culprit.kind in {EntityKind.RSE, EntityKind.SITE}:
+        yield "Role", " · ".join(f"as {role} {share.anomalous} of {share.total}" for role, share in roles)
     if evidence.network:
         yield "Network", " · ".join(_reading(name, value) for name, value in evidence.network.items())
     if evidence.links:
         yield "Links", _counts(evidence.links)
-    roles = [("source", evidence.as_source), ("destination", evidence.as_destination)]
-    if any(share.total for _, share in roles) and incident.culprit.kind in {EntityKind.RSE, EntityKind.SITE}:
-        yield "Role", " · ".join(f"as {role} {share.anomalous} of {share.total}" for role, share in roles)
     if evidence.activities:
         yield "Activities", _counts(evidence.activities)
     if evidence.rules:
@@ -238,11 +237,10 @@ def _remedy(proposal: Proposal, index: int, cards: Mapping[str, RemedyCard], *, 
         name=clean(option.candidate.remedy, 80),
         title=title(option.candidate.remedy, cards),
         what=clean(option.candidate.summary),
-        touches=clean(", ".join(entity(target) for target in option.candidate.targets)),
-        share=option.probability,
-        why=_why(option, card),
+        touches=_touches(option.candidate.targets),
+        why="" if skipped else _why(option, card),
         safety=_safety(card),
-        blocked=_reasons(option) if skipped else "",
+        blocked=reasons(option) if skipped else "",
         rating=rating.replace("-", " ") if rating else "",
         recommended=index == decision.recommended and not skipped,
         chosen=index == decision.chosen,
@@ -252,16 +250,18 @@ def _remedy(proposal: Proposal, index: int, cards: Mapping[str, RemedyCard], *, 
     )
 
 
+def _touches(targets: tuple[str, ...]) -> str:
+    return clean(" · ".join(entity(target) for target in targets), 1000) if len(targets) > 1 else ""
+
+
 def _why(option: Option, card: RemedyCard | None) -> str:
-    pieces = []
-    if option.permission is not Permission.SKIP:
-        pieces = [f"ranked {percent(option.probability)}", f"expected to help {percent(1 - option.expected_cost)}"]
+    pieces = [f"expected to help {percent(1 - option.expected_cost)}"]
     if option.samples:
         pieces.append(f"right at least {percent(option.trust)} of the time (n = {option.samples})")
     else:
         guess = f", only its author's guess of {percent(card.prior)}" if card else ""
         pieces.append(f"no experience with it here yet{guess}")
-    return " · ".join(pieces)
+    return " · ".join([*pieces, f"chance to be recommended {percent(option.probability)}"])
 
 
 def _safety(card: RemedyCard | None) -> str:
@@ -270,10 +270,6 @@ def _safety(card: RemedyCard | None) -> str:
     judged = f" · judged after {duration(card.settle_time.total_seconds())}" if card.settle_time > timedelta() else ""
     reach = f" · {REACH[card.blast_radius]}" if card.safety > Safety.READ_ONLY else ""
     return f"{SAFETY[card.safety]}{reach}{judged}"
-
-
-def _reasons(option: Option) -> str:
-    return "; ".join(BLOCK[block] for block in option.blocks)
 
 
 def _pending(answer: Answer, decision: Decision, cards: Mapping[str, RemedyCard]) -> str:

@@ -35,6 +35,7 @@ from models.events import Page
 _KEEP_ALIVE = "5m"  # of a point in time between two polls; if it is gone, the sweep goes on in a new one
 _LARGEST_REQUEST = 10_000  # the server's default `max_result_window`
 _TIMEOUT_S = 30.0
+_OPENING_S = 5.0  # a server that does not answer must not hold up what else a pass does, nor a stop
 
 Hit = Mapping[str, Any]
 
@@ -83,7 +84,6 @@ class ElasticsearchSource:
                 urls,
                 request_timeout=_TIMEOUT_S,
                 max_retries=2,
-                retry_on_timeout=True,
                 api_key=api_key,
                 basic_auth=basic_auth,
                 ca_certs=DEFAULT if ca_certs is None else ca_certs,
@@ -145,7 +145,8 @@ class ElasticsearchSource:
                 return fresh, place
 
     def _open(self) -> str:
-        opened = self._client.open_point_in_time(index=self._index, keep_alive=_KEEP_ALIVE)
+        client = self._client.options(request_timeout=_OPENING_S)
+        opened = client.open_point_in_time(index=self._index, keep_alive=_KEEP_ALIVE)
         if opened["_shards"]["total"] == 0:
             raise SourceError(
                 f"{self._shown}: there is no index of this name; correct the pattern, or create the index"
