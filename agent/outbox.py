@@ -64,6 +64,10 @@ class Outbox:
         self._finish(again, card, self._runner.resume(again, card, keep=self._keeper(again)), now)
 
     def _finish(self, action: Action, card: RemedyCard, result: Result, now: datetime) -> None:
+        if result.retry and action.memory:
+            # Remembered by an attempt that was cut off and may have had a part of its effect: what stands now is not what
+            # stood before, and nobody may say that nothing was done.
+            result = replace(result, status=ActionStatus.UNCLEAR, memory=action.memory)
         applied = result.status is ActionStatus.APPLIED
         again = result.retry and action.attempts < MAX_ATTEMPTS
         ended = replace(

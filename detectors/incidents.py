@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from detectors.evidence import gather
-from detectors.localisation import MIN_BAD, Roles, Suspect, localise
+from detectors.localisation import MIN_BAD, Roles, Suspect, localise, site_of
 from detectors.window import SIGNALS, WINDOW_S, Look, Window
 from models.domain import Entity, EntityKind, Evidence, Incident, IncidentKind, IncidentStatus
 
@@ -110,7 +110,8 @@ class IncidentBook:
             if not self._of(signal.kind) and np.count_nonzero(look.bad) < MIN_BAD:
                 continue
             changed += self._grow(look)
-            changed += self._open_new(window, look)
+            changed += self._open_new(look)
+            changed += self._merge(window, look)
             changed += self._close_recovered(look)
         return changed
 
@@ -125,7 +126,7 @@ class IncidentBook:
                 grown.append(self._seen(incident, look, new=new))
         return grown
 
-    def _open_new(self, window: Window, look: Look) -> list[str]:
+    def _open_new(self, look: Look) -> list[str]:
         if not (look.bad & look.since(STEP_S)).any():
             return []
         opened, kind = [], look.signal.kind
@@ -141,14 +142,23 @@ class IncidentBook:
                 incident = self._reopened(kind, suspect.entity) or _new(kind, suspect.entity, look.at)
                 opened.append(self._seen(replace(incident, confidence=suspect.confidence), look, new=int(own.sum())))
                 continue
-            oldest, *others = sorted(known, key=lambda incident: (incident.opened_at, incident.id))
+            oldest = min(known, key=_age_order)
             if int((look.own(oldest.culprit) & own).sum()) < WIDER * int(own.sum()):
                 wider = replace(oldest, culprit=suspect.entity, confidence=suspect.confidence)
                 opened.append(self._seen(wider, look, new=0))
-            for other in others:
-                self._tell(window, other.id)
-                opened.append(self._keep(_merged(self._incidents[other.id], oldest, look.at)))
         return opened
+
+    def _merge(self, window: Window, look: Look) -> list[str]:
+        """No two open incidents for one cause: what lies within another's culprit is that incident."""
+        merged: list[str] = []
+        by_age = sorted(self._of(look.signal.kind), key=_age_order)
+        for young in reversed(by_age):
+            into = next((i for i in by_age if i.id != young.id and _lies_within(young.culprit, i.culprit)), None)
+            if into is not None:
+                by_age.remove(young)
+                self._tell(window, young.id)
+                merged.append(self._keep(_merged(self._incidents[young.id], into, look.at)))
+        return merged
 
     def _spent(self, look: Look) -> Flags:
         """Transfers of an incident that has closed since: the window still holds them, and they are no news."""
@@ -229,21 +239,36 @@ def _as_usual(total: int, usual: float) -> float:
 
 
 def _one_cause(incident: Incident, suspect: Suspect, look: Look) -> bool:
-    """Whether an open incident already explains the suspect's bad transfers, or is itself explained by them."""
-    if incident.culprit == suspect.entity:
+    """Whether an open incident already explains the suspect's bad transfers, or is itself a part of what the suspect is."""
+    if _lies_within(incident.culprit, suspect.entity):
         return True
-    theirs, own = look.own(incident.culprit) & look.bad, look.own(suspect.entity) & look.bad
-    shared = float((theirs & own).sum())
-    return shared >= SAME_CAUSE * float(own.sum()) or 0.0 < SAME_CAUSE * float(theirs.sum()) <= shared
+    own = look.own(suspect.entity) & look.bad
+    shared = look.own(incident.culprit) & own
+    return float(shared.sum()) >= SAME_CAUSE * float(own.sum())
+
+
+def _age_order(incident: Incident) -> tuple[datetime, str]:
+    return incident.opened_at, incident.id
+
+
+def _lies_within(inner: Entity, outer: Entity) -> bool:
+    """Whether `outer` is the same, an end of the link, or the site of it."""
+    ends = [inner.link.source, inner.link.destination] if inner.kind is EntityKind.LINK else [inner.name]
+    match outer.kind:
+        case EntityKind.RSE:
+            return outer.name in ends
+        case EntityKind.SITE:
+            return outer.name in {*ends, *map(site_of, ends)}
+        case _:
+            return inner == outer
 
 
 def _common_end(one: Entity, other: Entity) -> Entity | None:
     if one.kind is not EntityKind.LINK or other.kind is not EntityKind.LINK:
         return None
-    for first, second in ((one.link.source, other.link.source), (one.link.destination, other.link.destination)):
-        if first == second:
-            return Entity(EntityKind.RSE, first)
-    return None
+    shared = {one.link.source, one.link.destination} & {other.link.source, other.link.destination}
+    # Two links with both ends in common are one pair in its two directions: neither end is the worse.
+    return Entity(EntityKind.RSE, shared.pop()) if len(shared) == 1 else None
 
 
 def _merged(incident: Incident, into: Incident, at: float) -> Incident:

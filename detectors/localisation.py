@@ -21,9 +21,9 @@ Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Column = tuple[Ints, Ints]  # the place of each transfer's code among the codes that there are, and these
 
-MIN_BAD = 5  # fewer bad transfers than this are anecdotes
+MIN_BAD = 8  # fewer bad transfers than this are anecdotes
 MIN_SHARE = 0.3  # of a suspect's transfers that must be bad
-MIN_RATIO = 12.0  # log-likelihood ratio: about one in ten million by chance, for some thousand suspects a minute
+MIN_RATIO = 16.0  # log-likelihood ratio: about one in ten million by chance, for some thousand suspects a minute
 WIDE = frozenset({"source_site", "destination_site", "fts"})
 WIDE_MARGIN = 6.0  # what these must explain more than the best single storage element or link does
 ONE_OF_MANY = 0.6  # a storage element with this share of a wider suspect's bad transfers is to blame itself

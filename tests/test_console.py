@@ -52,7 +52,9 @@ def test_the_page_says_what_is_broken_how_sure_and_what_to_press(ledger, browser
     assert "91 % sure who is to blame" in page.text
     assert "148 of 203 transfers in 30 min were anomalous, 73 %; of the others 1 %" in page.text
     assert "It asks because autonomy is off." in page.text
-    assert "ranked 61 % · expected to help 61 % · right at least 55 % of the time (n = 1)" in page.text
+    assert (
+        "expected to help 61 % · right at least 55 % of the time (n = 1) · chance to be recommended 61 %" in page.text
+    )
     assert "Cannot be approved: it was done here a short while ago" in page.text
     assert [form["fields"]["option"] for form in page.forms if form["fields"].get("kind") == "approve"] == [
         "1",
@@ -91,7 +93,7 @@ def test_from_a_press_to_the_outcome(ledger, browser):
     )
     assert page.form(kind="approve") is None
     judge(ledger, action, Outcome.UNCHANGED)
-    assert "It did not help (2 of 80 failed since)." in browser.look().text
+    assert "It did not help enough (2 of 80 failed since)." in browser.look().text
 
 
 def test_rejecting(ledger, browser):
@@ -223,6 +225,32 @@ def test_the_page_is_brought_up_to_date_only_by_news(ledger, browser):
 
 def test_it_works_without_a_script(browser):
     assert '<noscript><meta http-equiv="refresh" content="20; url=/"></noscript>' in browser.look().source
+
+
+def test_what_went_before_a_proposal_is_told_without_a_press(ledger, browser):
+    record(ledger, incident(), decision())
+    browser.press(browser.look().form(kind="approve"))
+    (action,) = take_answers(ledger)
+    judge(ledger, action, Outcome.UNCHANGED)
+    record(ledger, incident(), decision("dec-2"))
+    page = browser.look()
+    assert "Before that: «Take the storage out of service»: it did not help enough (2 of 80 failed since)." in page.text
+    assert "proposal dec-2" in page.text
+
+
+def test_the_page_says_how_far_events_were_read_and_what_keeps_them_away(ledger):
+    with ledger.begin(write=True) as tx:
+        tx.set_setting("seen-until", NOW.isoformat())
+    troubles = ["no Elasticsearch at <b>; start it"]
+    server = serve_in_thread(build_app(ledger, "ada", cards=CARDS, troubles=lambda: troubles), "127.0.0.1", 0)
+    with httpx.Client(base_url=server.url, trust_env=False) as client:
+        page = Browser(client).look()
+        assert "events read up to 01 Mar 03:12 UTC" in page.text
+        assert "What stands here may be out of date: no Elasticsearch at <b>; start it" in page.text
+        assert client.get("/healthz").json()["status"] == "troubled"
+        troubles.clear()
+        assert "out of date: no" not in Browser(client).look().text
+    server.stop()
 
 
 def test_what_waits_comes_first_and_the_worst_of_it(ledger, browser):

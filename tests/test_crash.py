@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import sqlite3
 from collections import Counter
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,12 +13,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agent.desk.answers import Operators, give
 from agent.intake import ENDED_COLUMNS, ended_transfers
 from agent.settlement import SEEN_UNTIL
 from agent.watch import QUANTILE_COLUMNS
 from detectors.failures import error_classes
-from models.domain import ActionStatus, Answer, AnswerKind, DecisionStatus, FeedbackSource, Outcome, Permission
+from models.domain import (
+    ActionStatus,
+    DecisionStatus,
+    FeedbackSource,
+    Permission,
+)
 from models.events import decode, event_keys
 from models.forecaster import Forecaster
 from models.measurements import PATH_COLUMNS, Paths, decode_readings
@@ -30,7 +33,6 @@ from remedies.catalog import Catalog
 from simulator.grid import ACTS
 from simulator.world import Setup, run
 from tests.stations import EAGER, ENDS, EVENTS, READINGS, SEED, START, Ordeal, Station, StillGrid, free_port
-from tests.worlds import SickWorld
 
 AFTER_ALL = datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -290,43 +292,3 @@ def everything(station):
     kept = {name: station.select(f"select * from {name}") for name in tables}
     kept["settings"] = [row for row in kept["settings"] if row[0] != SEEN_UNTIL]
     return kept
-
-
-def test_a_daemon_that_was_away_comes_to_the_same_verdict(tmp_path):
-    """Nothing is said of a settle time whose events were not read yet, and then what would have been said at its end."""
-    with ExitStack() as stack:
-        world = SickWorld()
-        there = world.agent(stack, f"sqlite:///{tmp_path}/there.db")
-        world.live(there, hours=3.5)
-        with there.ledger.begin(write=False) as tx:
-            decision = tx.newest_decision(tx.incidents()[0].id)
-        remedies = [option.candidate.remedy for option in decision.options]
-        answer = Answer(
-            key="a",
-            by="ada",
-            via="cli",
-            kind=AnswerKind.APPROVE,
-            decision_id=decision.id,
-            option=remedies.index("wait"),
-        )
-        give(there.ledger, answer, operators=Operators.local("ada"))
-        there.run_once(world.now)
-        with (
-            closing(sqlite3.connect(tmp_path / "there.db")) as one,
-            closing(sqlite3.connect(tmp_path / "away.db")) as other,
-        ):
-            one.backup(other)
-        world.live(there, hours=2)
-        away = world.agent(stack, f"sqlite:///{tmp_path}/away.db", page=500)
-        passes = 1
-        while not away.run_once(world.now).caught_up:
-            with away.ledger.begin(write=False) as tx:
-                assert tx.action(decision.id).outcome is None
-            passes += 1
-        assert passes > 5
-        away.run_once(world.now)
-        found = []
-        for agent in (there, away):
-            with agent.ledger.begin(write=False) as tx:
-                found.append(tx.action(decision.id).outcome)
-        assert found == [Outcome.UNCHANGED, Outcome.UNCHANGED]

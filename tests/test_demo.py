@@ -22,7 +22,7 @@ from tests.console_browser import Browser
 
 COMMAND = Path(sys.executable).with_name("gridmedic")
 SETTLING = {"Take the files from other sources", "Run fewer transfers at once on the link"}  # judged within 20 minutes
-OUTCOMES = ("it helped", "it did not help", "it got worse afterwards", "nobody can tell whether it helped")
+OUTCOMES = ("it helped", "it did not help enough", "it got worse afterwards", "nobody can tell whether it helped")
 
 
 def free_ports(count):
@@ -150,7 +150,7 @@ def test_from_nothing_to_an_outcome_over_a_killed_daemon_to_the_end(demo):
     demo.start()
     decision = demo.until(demo.approve, within_s=120)
     page = demo.look()
-    assert "transfers in 30 min were anomalous" in page.text
+    assert "in the last 30 minutes; elsewhere" in page.text
     assert "expected to help" in page.text
 
     outcome = demo.until(lambda: demo.outcome(decision), within_s=90)

@@ -23,7 +23,7 @@ from tests.worlds import SickWorld
 CARDS = Catalog.load([]).cards
 OUTCOMES = {
     Outcome.FIXED: "it helped",
-    Outcome.UNCHANGED: "it did not help",
+    Outcome.UNCHANGED: "it did not help enough",
     Outcome.WORSE: "it got worse afterwards",
     Outcome.UNKNOWN: "nobody can tell whether it helped",
 }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -20,10 +21,11 @@ from models.domain import (
     IncidentKind,
     IncidentStatus,
     Outcome,
+    Permission,
     Proposal,
     Safety,
 )
-from tests.desk_stories import CARDS, HOSTILE, NOW, decision, incident
+from tests.desk_stories import CARDS, HOSTILE, NOW, decision, incident, option
 
 
 def action(**changes) -> Action:
@@ -75,6 +77,32 @@ def test_what_waits_for_whom_and_what_has_happened(taken, done, state, said):
     found, text = status(taken=taken, done=done)
     assert found == state
     assert said in text
+
+
+def test_only_what_stands_in_the_way_is_named_as_such():
+    shown = words.of_proposal(Proposal(incident=incident(), decision=decision()), CARDS)
+    (blocked,) = [remedy for remedy in shown.remedies if remedy.blocked]
+    assert blocked.why == ""
+    unasked = option("wait", "Nothing.", 0.0, permission=Permission.SKIP, blocks=(Block.COOLDOWN, Block.AUTONOMY_OFF))
+    assert phrases.reasons(unasked) == "it was done here a short while ago"
+    assert phrases.reasons(option("wait", "Nothing.", 1.0)) == "autonomy is off"
+
+
+def test_all_that_a_remedy_acts_on_is_named():
+    chosen = decision().options[1]
+    links = ("link:A>B", "link:A>C", "link:A>D")
+    several = replace(chosen, candidate=replace(chosen.candidate, targets=links))
+    shown = words.of_proposal(
+        Proposal(incident=incident(), decision=decision(options=(several,), recommended=0)), CARDS
+    )
+    assert shown.remedies[0].touches == "A → B · A → C · A → D"
+
+
+def test_what_the_summary_says_is_not_said_twice():
+    told = incident()
+    told = replace(told, evidence=replace(told.evidence, summary="148 of 203 transfers failed"))
+    assert dict(words.of_incident(incident()).facts)["Share"]
+    assert "Share" not in dict(words.of_incident(told).facts)
 
 
 def test_autonomy_is_named_as_such():

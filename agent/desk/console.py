@@ -36,6 +36,7 @@ from starlette.routing import Route
 from agent.desk import words
 from agent.desk.answers import Operators, give, paused_by, set_paused
 from agent.desk.text import clean, moment
+from agent.settlement import SEEN_UNTIL
 from models.domain import (
     Answer,
     AnswerKind,
@@ -226,7 +227,7 @@ class _Console:
 
     def _render(self, template: str, **values: object) -> str:
         with self._ledger.begin(write=False) as tx:
-            proposals, paused, seen = tx.proposals(SHOWN), paused_by(tx), tx.setting("seen-until")
+            proposals, paused, seen = tx.proposals(SHOWN), paused_by(tx), tx.setting(SEEN_UNTIL)
             unproposed = tx.incidents(status=IncidentStatus.OPEN)
             proposals = [p for p in proposals if p.decision.status is not DecisionStatus.SHADOW]
             actions = {p.incident.id: tx.actions(incident_id=p.incident.id) for p in proposals}

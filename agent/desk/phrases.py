@@ -68,7 +68,7 @@ ONLY_UNASKED = frozenset(
 )
 OUTCOME = {
     Outcome.FIXED: "it helped: the incident's signal is back to normal",
-    Outcome.UNCHANGED: "it did not help",
+    Outcome.UNCHANGED: "it did not help enough",
     Outcome.WORSE: "it got worse afterwards",
     Outcome.UNKNOWN: "nobody can tell whether it helped",
 }

@@ -257,7 +257,10 @@ def _touches(targets: tuple[str, ...]) -> str:
 def _why(option: Option, card: RemedyCard | None) -> str:
     pieces = [f"expected to help {percent(1 - option.expected_cost)}"]
     if option.samples:
-        pieces.append(f"right at least {percent(option.trust)} of the time (n = {option.samples})")
+        proven = (
+            f"right at least {percent(option.trust)} of the time" if option.trust >= 0.01 else "not proven here yet"
+        )
+        pieces.append(f"{proven} (n = {option.samples})")
     else:
         guess = f", only its author's guess of {percent(card.prior)}" if card else ""
         pieces.append(f"no experience with it here yet{guess}")
