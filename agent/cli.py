@@ -34,7 +34,7 @@ def main() -> None:
     """Run the command line. What is wrong is one clear message: exit status 1 if an answer is refused, else 2."""
     # Modules are here to stay. Searching them for garbage while they load, and again at the end, takes a small command
     # a third of its time.
-    gc.set_threshold(100_000, 50, 100)
+    gc.set_threshold(100_000)
     atexit.register(gc.freeze)
     try:
         commands.main(standalone_mode=False)
@@ -83,18 +83,20 @@ def run(config_path: Path | None, *, once: bool) -> None:
     """
     if not once:
         _stop_when_asked()
+    loaded = _load(config_path)
     from agent import service
 
-    sys.exit(service.run(_load(config_path), once=once))
+    sys.exit(service.run(loaded, once=once))
 
 
 @commands.command()
 @_CONFIG
 def demo(config_path: Path | None) -> None:
     """Simulated grid and daemon together, as `make run` does."""
+    loaded = _load(config_path)
     from agent import service
 
-    sys.exit(service.demo(_load(config_path), config_path))
+    sys.exit(service.demo(loaded, config_path))
 
 
 @commands.command()
@@ -106,9 +108,10 @@ def grid(config_path: Path | None, *, speed: float, seed: int) -> None:
 
     That must be a loopback address. The grid's state and a journal of every call it received are kept on disk.
     """
+    loaded = _load(config_path)
     from agent import service
 
-    service.grid(_load(config_path), speed=speed, seed=seed)
+    service.grid(loaded, speed=speed, seed=seed)
 
 
 @commands.command()
@@ -273,14 +276,15 @@ def config() -> None:
 @config.command()
 @_CONFIG
 def check(config_path: Path | None) -> None:
-    """Report every problem of the configuration at once, by key path."""
-    from agent import telemetry
-    from agent.assembly import problems
+    """Report all problems at once, by key path."""
     from agent.config import DEFAULT_PATH, checked, complaint, read
 
-    telemetry.configure("critical", "text")  # everything is in the report
     where = config_path or DEFAULT_PATH
     loaded, found = checked(read(where), base=where.parent)
+    from agent import telemetry
+    from agent.assembly import problems
+
+    telemetry.configure("critical", "text")  # everything is in the report
     found += problems(loaded)
     if found:
         raise complaint(found, where=str(where))

@@ -52,7 +52,7 @@ class SeenKeys:
         return first & ~known
 
     def add(self, keys: Keys) -> None:
-        new = np.setdiff1d(keys, self._keys)
+        new = np.sort(keys[self.unseen(keys)])
         self._keys = np.insert(self._keys, np.searchsorted(self._keys, new), new)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import socket
 import sqlite3
@@ -36,7 +37,7 @@ SPEED = 240  # an hour of the grid in a quarter of a minute
 # When the daemon is killed: while an action is RUNNING, just after an act is in the grid's journal, just after an answer was
 # given, at some moment of a life, while it starts, and while it stops.
 MOMENTS = {"running": 8, "acted": 7, "answered": 3, "living": 5, "starting": 4, "stopping": 3}
-PATIENCE_S = 12.0  # for an action to come; then the moment is as good as any
+PATIENCE_S = 10.0  # for an action to come; then the moment is as good as any
 EAGER = {
     "enabled": True,
     "safety_cap": "disruptive",
@@ -70,6 +71,7 @@ class Station:
         self.state, self.url = directory / "state", url
         self._config = directory / "config.yaml"
         self._log = directory / "log"
+        self._started = []
         simulated = [{"kind": "simulated", "url": url}]
         self._settings = {
             "state": "state",
@@ -90,27 +92,37 @@ class Station:
 
     def start(self, command, *arguments):
         with self._log.open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [GRIDMEDIC, command, "--config", self._config, *arguments], stdout=log, stderr=log, cwd=self.state
             )
+        self._started.append(process)
+        return process
+
+    def close(self):
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        self.ledger.close()
 
     def run_once(self):
         assert self.start("run", "--once").wait(timeout=120) == 0, self._log.read_text()[-3000:]
 
     def said(self):
         """What the processes logged, by the machine word of each line."""
-        lines = self._log.read_text().splitlines()
-        return Counter(json.loads(line)["event"] for line in lines if line.startswith("{"))
+        return Counter(re.findall(r'"event": "([a-z-]+)"', self._log.read_text()))
 
     def journal(self):
-        return [json.loads(line) for line in (self.state / "grid" / "journal.jsonl").read_bytes().splitlines()]
+        whole = (self.state / "grid" / "journal.jsonl").read_bytes().rpartition(b"\n")[0]
+        return [json.loads(line) for line in whole.splitlines()]
 
     def effects(self):
         return [entry for entry in self.journal() if entry["effect"]]
 
-    def answers(self, url="/clock"):
+    def ask_grid(self, path):
+        """What the grid answers; None if it does not."""
         try:
-            return httpx.get(self.url + url, trust_env=False, timeout=5).json()
+            return httpx.get(self.url + path, trust_env=False, timeout=5).json()
         except httpx.TransportError:
             return None
 
@@ -146,9 +158,13 @@ class Talk(threading.Thread):
         except Exception as error:  # noqa: BLE001 - the test shows it
             self.error = error
 
-    def stop(self):
+    def hush(self):
         self._over.set()
-        self.join()
+        if self.is_alive():
+            self.join()
+
+    def stop(self):
+        self.hush()
         if self.error is not None:
             raise self.error
 
@@ -187,6 +203,7 @@ class Ordeal(Station):
 
     def __init__(self, directory):
         super().__init__(directory, url=f"http://127.0.0.1:{free_port()}")
+        self.talk = Talk(self.ledger)
         self._seen_running = set()
         self.hit = Counter()  # what the daemon was doing when it was killed
         self._chance = random.Random(SEED)
@@ -194,8 +211,7 @@ class Ordeal(Station):
 
     def go_through(self):
         self.grid = self.start("grid", "--speed", str(SPEED), "--seed", str(SEED))
-        assert wait_for(self.answers, seconds=120), "the grid does not answer"
-        self.talk = Talk(self.ledger)
+        assert wait_for(lambda: self.ask_grid("/clock"), seconds=120), "the grid does not answer"
         moments = [moment for moment, times in MOMENTS.items() for _ in range(times)]
         self._chance.shuffle(moments)
         self._revive()
@@ -215,10 +231,8 @@ class Ordeal(Station):
         assert self.grid.wait(timeout=30) == 0
 
     def close(self):
-        for process in (self.daemon, self.grid):
-            process.kill()
-            process.wait()
-        self.ledger.close()
+        self.talk.hush()
+        super().close()
 
     def documents(self, stream, number):
         """The first so many documents of one of the grid's streams, in its own order."""
@@ -256,10 +270,10 @@ class Ordeal(Station):
         time.sleep(self._chance.uniform(0, 0.3))
 
     def _living(self):
-        time.sleep(self._chance.uniform(2, 5))
+        time.sleep(self._chance.uniform(1.5, 4))
 
     def _starting(self):
-        time.sleep(self._chance.uniform(0, 4))
+        time.sleep(self._chance.uniform(0, 3))
 
     def _stopping(self):
         self._living()
@@ -296,7 +310,8 @@ class Ordeal(Station):
     def _caught_up(self):
         with self.read() as tx:
             cursor = tx.cursor(EVENTS)
-        return cursor and self.answers(f"/events?after={cursor['seq']}&limit=1")["end"] - cursor["seq"] < 3000
+        page = self.ask_grid(f"/events?after={cursor['seq']}&limit=1") if cursor else None
+        return page is not None and page["end"] - cursor["seq"] < 3000
 
     def _is_quiet(self):
         return not self._unsettled() and not self.actions(ActionStatus.RUNNING, ActionStatus.DUE)

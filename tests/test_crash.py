@@ -17,12 +17,7 @@ from agent.intake import ENDED_COLUMNS, ended_transfers
 from agent.settlement import SEEN_UNTIL
 from agent.watch import QUANTILE_COLUMNS
 from detectors.failures import error_classes
-from models.domain import (
-    ActionStatus,
-    DecisionStatus,
-    FeedbackSource,
-    Permission,
-)
+from models.domain import ActionStatus, DecisionStatus, FeedbackSource, Permission
 from models.events import decode, event_keys
 from models.forecaster import Forecaster
 from models.measurements import PATH_COLUMNS, Paths, decode_readings
@@ -81,7 +76,7 @@ def test_no_effect_came_twice_and_none_without_its_action(ordeal):
     acts = [entry for entry in ordeal.journal() if entry["method"] in ACTS]
     assert {entry["key"] for entry in acts} <= set(actions)
     effects = [entry for entry in acts if entry["effect"]]
-    assert len(effects) > 20
+    assert len(effects) > 10
     twice = Counter(json.dumps([entry["method"], entry["args"]], sort_keys=True) for entry in effects)
     assert max(twice.values()) == 1
     assert {actions[entry["key"]].status for entry in effects} == {ActionStatus.APPLIED}
@@ -119,11 +114,8 @@ def test_every_action_has_its_acts_in_the_journal(ordeal):
             gone.add(arguments["rule_id"])
     for action in ordeal.actions():
         found = done.get(action.id, set())
-        if action.status in {
-            ActionStatus.FAILED,
-            ActionStatus.DUE,
-        }:  # it failed before its effect, and may be tried again
-            assert not found
+        if action.status in {ActionStatus.FAILED, ActionStatus.DUE}:
+            assert not found  # it failed before its effect, and may be tried again
             continue
         assert action.status is ActionStatus.APPLIED, action
         assert found == {act for act in wanted(action) if act in found or act[1] not in gone}, action
@@ -201,7 +193,7 @@ def test_probabilities_are_those_of_an_uninterrupted_run(ordeal):
                 assert decision.recommended == bandit.draw(ranking, decision.id) == 0
                 ranked += 1
     assert not by_hash, "a decision was made by a bandit that never was"
-    assert ranked == len(decisions) > 20
+    assert ranked == len(decisions) > 10
     assert apart < 1e-4
 
 
@@ -221,7 +213,7 @@ def test_once_and_once_again_on_a_grid_that_stands_still(tmp_path):
     with ExitStack() as stack:
         grid = StillGrid(tmp_path / "state" / "grid", stack)
         station = Station(tmp_path, url=grid.url, autonomy=EAGER, poll={"limit": 2000})
-        stack.callback(station.ledger.close)
+        stack.callback(station.close)
         for _ in range(2):
             station.run_once()
             (rows, *others, effects), done = holdings(station), applied(station)
@@ -283,7 +275,7 @@ def test_once_and_once_again_on_files(tmp_path):
         assert counts[name, "read"] == 1 + len(first) + 300 + len(second)
         assert counts[name, "refused:broken-line"] == 1
     finally:
-        station.ledger.close()
+        station.close()
 
 
 def everything(station):

@@ -29,7 +29,7 @@ LATER = datetime(2026, 6, 1, tzinfo=UTC)
 RESULT = {"events", "events_per_second", "flagged_share", "incidents", "forecast"}
 MEASURES = {"n", "mae_s", "median_ae_s", "median_ape", "mae_log1p", "within_180s", "pinball", "coverage90"}
 REAL = {"rucio_transfer_done_2017-06-18.csv": 1200, "rucio_events_2017-06-08.jsonl": 155}
-LATER_BY = [timedelta(seconds=1), timedelta(seconds=40), timedelta(minutes=7), timedelta(hours=2), timedelta(days=3)]
+LATER_BY = [timedelta(seconds=1), timedelta(seconds=40), timedelta(minutes=7), timedelta(hours=2), timedelta(days=1)]
 
 
 @pytest.fixture(scope="module")
@@ -163,21 +163,23 @@ def test_measurements_count_from_the_moment_on_at_which_they_were_made(world, tm
 @pytest.mark.parametrize("order", ["left", "sorted", "shuffled"])
 def test_no_forecast_of_real_transfers_knows_a_later_end(real_data, tmp_path, order):
     table = pd.read_csv(real_data / "rucio_transfer_done_2017-06-18.csv", dtype=str, keep_default_na=False)
-    assert_causal(table, tmp_path, order, moves=[1] * 25 + [7] * 6)
+    assert_causal(table, tmp_path, order, moves=[1] * 10 + [14] * 4)
 
 
-@pytest.mark.parametrize("order", ["left", "sorted", "shuffled"])
-@pytest.mark.parametrize("created", ["kept", "moved", "absent"])
-def test_no_forecast_of_simulated_transfers_knows_a_later_end(ended, tmp_path, monkeypatch, order, created):
-    """Over many pages. Documents are written late and now and then out of order, here and in life."""
-    monkeypatch.setattr("agent.assembly.REPLAY_PAGE", 130)
-    monkeypatch.setattr(recorded, "_READ", 90)
+@pytest.mark.parametrize(
+    ("created", "order"),
+    [("kept", "left"), ("kept", "sorted"), ("moved", "sorted"), ("moved", "shuffled"), ("absent", "sorted")],
+)
+def test_no_forecast_of_simulated_transfers_knows_a_later_end(ended, tmp_path, monkeypatch, created, order):
+    """Over several pages. Documents are written late and now and then out of order, here and in life."""
+    monkeypatch.setattr("agent.assembly.REPLAY_PAGE", 270)
+    monkeypatch.setattr(recorded, "_READ", 190)
     if order != "shuffled":
-        monkeypatch.setattr(recorded, "WINDOW", 400)
-    table = ended.iloc[:1200].copy()
+        monkeypatch.setattr(recorded, "WINDOW", 350)
+    table = ended.iloc[:1000].copy()
     if created == "absent":
         table = table.drop(columns="created_at")
-    assert_causal(table, tmp_path, order, moves=[1, 1, 1, 9], with_document=created == "moved")
+    assert_causal(table, tmp_path, order, moves=[1, 1, 9], with_document=created == "moved")
 
 
 @pytest.mark.slow
@@ -437,11 +439,11 @@ def drained(source, limit=70):
 
 @pytest.fixture(scope="module")
 def decoded(world):
-    return decode(world[0][:2500], now=LATER)[0]
+    return decode(world[0][:4000], now=LATER)[0]
 
 
 def test_rows_come_in_the_order_of_ends_whatever_their_files_order(decoded, monkeypatch):
-    monkeypatch.setattr(recorded, "WINDOW", 600)
+    monkeypatch.setattr(recorded, "WINDOW", 1300)
     expected = drained(RecordedEvents(Shelf(decoded, 100)))
     times = expected["ended_at"].fillna(expected["created_at"])
     assert times.is_monotonic_increasing
