@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -107,19 +108,14 @@ class Demo:
         """Whether the daemon that was started last has made a pass."""
         return "[info     ] pass " in self.said[self.begun :]
 
-    def action(self, decision):
+    def ask(self, question):
+        """What the ledger answers, asked from a process of its own."""
         ledger = Ledger.open(f"sqlite:///{self.directory}/var/ledger.db")
-        with ledger.begin(write=False) as tx:
-            action = tx.action(decision)
-        ledger.close()
-        return action
+        with closing(ledger), ledger.begin(write=False) as tx:
+            return question(tx)
 
-    def decisions(self):
-        ledger = Ledger.open(f"sqlite:///{self.directory}/var/ledger.db")
-        with ledger.begin(write=False) as tx:
-            found = {proposal.decision.id for proposal in tx.proposals(100)}
-        ledger.close()
-        return found
+    def action(self, decision):
+        return self.ask(lambda tx: tx.action(decision))
 
     def effects(self):
         """Every effect that the grid had, and how often."""
@@ -158,7 +154,8 @@ def test_from_nothing_to_an_outcome_over_a_killed_daemon_to_the_end(demo):
     assert decision in {key for key, _, _ in demo.effects()}
     assert "was done at" in demo.look().text
 
-    decisions, effects = demo.decisions(), demo.effects()
+    decisions = demo.ask(lambda tx: {proposal.decision.id for proposal in tx.proposals(100)})
+    effects = demo.effects()
     demo.daemon.kill()
     demo.daemon.wait()
     assert demo.grid_answers()
@@ -167,7 +164,7 @@ def test_from_nothing_to_an_outcome_over_a_killed_daemon_to_the_end(demo):
     demo.until(demo.has_passed, within_s=20)
     assert demo.look() is not None
     assert f"Using the simulated grid that runs at {demo.grid_url}" in demo.said
-    assert decisions <= demo.decisions()
+    assert demo.ask(lambda tx: tx.decisions(decisions)).keys() == decisions
     assert demo.action(decision).outcome is outcome
     assert set(demo.effects().values()) <= {1}
     assert effects <= demo.effects()

@@ -48,7 +48,7 @@ class Decoder:
     documents: _Decode
     table: _DecodeTable
     empty: Callable[[], pd.DataFrame]
-    time: str  # the column that a page is sorted by
+    time: str  # the column that a file's page is sorted by
     marks: frozenset[str]  # a table without any of these columns holds something else
 
 
