@@ -239,6 +239,7 @@ def _source(config: settings.Config, entry: settings.SourceSettings, name: str, 
                 basic_auth=_basic_auth(entry.user),
                 ca_certs=entry.ca_certs,
                 overlap=timedelta(seconds=entry.overlap_s),
+                lookback=timedelta(hours=entry.lookback_h),
             )
 
 

@@ -81,6 +81,7 @@ class ElasticsearchSource(_Section):
     user: str | None = None
     ca_certs: str | None = None
     overlap_s: Annotated[float, Field(ge=0, le=86_400)] = 600.0
+    lookback_h: Annotated[float, Field(gt=0)] = 24.0
 
 
 SourceSettings = Annotated[SimulatedSource | FilesSource | ElasticsearchSource, Field(discriminator="kind")]
