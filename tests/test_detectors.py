@@ -219,3 +219,11 @@ def test_whether_an_action_helped_is_judged_from_the_signal():
     before = pd.Timestamp(START + 1 * 3600, unit="s", tz="UTC").to_pydatetime()
     assert judge(incident, observed, applied_at=before, now=early)[0] is Outcome.UNKNOWN
     assert RECOVERED_S > 0
+
+
+def test_two_faults_at_once_are_two_incidents_and_no_more():
+    frame = stream(12, 6, per_hour=2400, slow={"SITE-1_DATADISK": (3.0, 5.0), "SITE-6_DATADISK": (3.5, 5.0)})
+    _, changed, book = observe(frame, cut=400)
+    named = sorted(str(incident.culprit) for incident in changed.values() if incident.anomalous > 30)
+    assert named == ["rse:SITE-1_DATADISK", "rse:SITE-6_DATADISK"]
+    assert len({incident.culprit for incident in book.open}) == len(book.open)
