@@ -93,6 +93,8 @@ def write_jsonl(path, documents):
 
 def write_parquet(path, rows):
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=7)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(path.read_bytes()))
 
 
 FILES = {
@@ -101,6 +103,7 @@ FILES = {
     "events.jsonl": lambda path: write_jsonl(path, [nested(n, at=n) for n in range(40)]),
     "events.jsonl.gz": lambda path: write_jsonl(path, [nested(n, at=n) for n in range(40)]),
     "events.parquet": lambda path: write_parquet(path, [body(n, at=n) for n in range(40)]),
+    "events.parquet.gz": lambda path: write_parquet(path, [body(n, at=n) for n in range(40)]),
     "nested.parquet": lambda path: write_parquet(path, [nested(n, at=n) for n in range(40)]),
 }
 
@@ -215,7 +218,8 @@ PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(range(256)) * 20
     [
         ("absent.csv", None, "No such file"),
         ("events.txt", b"{}", "does not say what it is"),
-        ("events.parquet.gz", gzip.compress(b"PAR1"), "does not say what it is"),
+        ("events.parquet.gz", gzip.compress(b"PAR1"), "cannot be read"),
+        ("events.parquet.gz", b"PAR1", "not compressed"),
         ("events.csv", PNG, "binary file"),
         ("events.jsonl", PNG, "binary file"),
         ("events.parquet", PNG, "is no Parquet file"),

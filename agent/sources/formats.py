@@ -6,6 +6,8 @@ import csv
 import gzip
 import itertools
 import json
+import shutil
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,14 +76,14 @@ def _kind(path: str) -> type[_JsonLines | _Csv | _Parquet]:
         start = raw.read(4)
     packed = path.endswith(".gz")
     kind = _KINDS.get(Path(path.removesuffix(".gz")).suffix)
-    if kind is None or (kind is _Parquet and packed):
+    if kind is None:
         raise SourceError(
-            f"{path}: its name does not say what it is; call it .csv, .jsonl, .csv.gz, .jsonl.gz or .parquet"
+            f"{path}: its name does not say what it is; call it .csv, .jsonl or .parquet, and .gz if gzipped"
         )
     if packed is not start.startswith(_GZIP):
         what, cure = ("not compressed", "rename it without .gz") if packed else ("gzip", "add .gz to its name")
         raise SourceError(f"{path}: is {what}, against its name; {cure}")
-    if (kind is _Parquet) is not (start == _PARQUET):
+    if not packed and (kind is _Parquet) is not (start == _PARQUET):
         what = "no Parquet file" if kind is _Parquet else "a Parquet file"
         raise SourceError(f"{path}: is {what}, against its name (it starts with {start!r}); give it its real suffix")
     return kind
@@ -230,7 +232,12 @@ class _Parquet:
         self.path = path
         self.row = 0
         self._decoder = decoder
-        self._file = pq.ParquetFile(path)
+        self._unpacked = _unpacked(path) if path.endswith(".gz") else None
+        try:
+            self._file = pq.ParquetFile(self._unpacked or path)
+        except BaseException:
+            self._close_unpacked()
+            raise
         self._rest: pa.Table | None = None
 
     def start(self, row: int) -> None:
@@ -240,6 +247,11 @@ class _Parquet:
 
     def close(self) -> None:
         self._file.close()
+        self._close_unpacked()
+
+    def _close_unpacked(self) -> None:
+        if self._unpacked is not None:
+            self._unpacked.close()
 
     def read(self, limit: int, now: datetime) -> Batch:
         """At most `limit` rows, and no more than lie together in memory."""
@@ -267,6 +279,15 @@ class _Parquet:
                 row = max(0, row - len(batch))
                 if len(table):
                     yield table
+
+
+def _unpacked(path: str) -> IO[bytes]:
+    """What a gzipped file holds, on disk: Parquet is read from its end."""
+    whole = tempfile.TemporaryFile()  # noqa: SIM115 - its reader closes it
+    with gzip.open(path, "rb") as packed:
+        shutil.copyfileobj(packed, whole)
+    whole.seek(0)
+    return whole
 
 
 _KINDS: Mapping[str, type[_JsonLines | _Csv | _Parquet]] = {".jsonl": _JsonLines, ".csv": _Csv, ".parquet": _Parquet}
