@@ -140,6 +140,7 @@ def build(
     acting: bool,
     dry_run: bool,
     bandit_file: Path | None,
+    chooser: type[Chooser] = Chooser,
 ) -> Agent:
     """An agent of these parts; `stack` closes what it opens. Not `acting`: decisions are recorded, and that is all."""
     for source in (*events, *measurements):
@@ -156,7 +157,7 @@ def build(
         settlement=Settlement(
             ledger=ledger, cards=catalog.cards, runner=runner, guards=guards, experience=experience, dry_run=dry_run
         ),
-        chooser=Chooser(
+        chooser=chooser(
             cards=catalog.cards,
             catalogue_hash=catalog.hash,
             runner=runner,

@@ -69,6 +69,10 @@ def _finite(_context: click.Context, _option: click.Parameter, number: float) ->
     return number
 
 
+def _finite_or_none(context: click.Context, option: click.Parameter, number: float | None) -> float | None:
+    return None if number is None else _finite(context, option, number)
+
+
 _AS = click.option("--as", "by", callback=_operator, help="Your name; without it desk.console.operator.")
 _PROPOSAL = click.argument("decision", metavar="PROPOSAL")
 
@@ -268,6 +272,73 @@ def train(data: tuple[Path, ...], simulated_hours: float, seed: int, out: Path) 
     click.echo(school.train(data, simulated_hours=simulated_hours, seed=seed, out=out))
 
 
+@commands.command()
+@click.argument("scenario", required=False)
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0, min_open=True, max=3660),
+    callback=_finite_or_none,
+    help="Simulated days; without it as many as the scenario says.",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="The same seed, the same bytes; without it the scenario's.")
+@click.option("--out", type=click.Path(path_type=Path), help="The directory to fill; it is made, or is empty.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=3,
+    show_default=True,
+    help="Processes that share the work; they change nothing of what is written.",
+)
+@click.option(
+    "--realism",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Compare the simulated grid with the reference data of this directory instead.",
+)
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write that comparison to this file as JSON."
+)
+def simulate(
+    scenario: str | None,
+    days: float | None,
+    seed: int | None,
+    out: Path | None,
+    workers: int,
+    realism: Path | None,
+    report: Path | None,
+) -> None:
+    """Live through a scenario, and write all of it to files.
+
+    SCENARIO is one of the library, or a YAML file of your own. Written are its events and measurements, its faults, and which
+    transfers were hurt by which of them. Or see how real the simulated grid is, by --realism.
+    """
+    from agent import telemetry
+
+    telemetry.configure("warning", "text")
+    if realism is not None:
+        if (scenario, days, out) != (None, None, None):
+            raise click.UsageError("--realism goes with --seed and --report alone.")
+        click.echo(_realism(realism, seed=1 if seed is None else seed, report=report))
+        return
+    if scenario is None or out is None:
+        raise click.UsageError("Name a SCENARIO and a directory by --out, or the reference data by --realism.")
+    if report is not None:
+        raise click.UsageError("--report goes with --realism.")
+    from agent import simulation
+    from simulator.scenario import load
+
+    chosen = load(scenario)
+    with simulation.progress(chosen.name) as told:
+        manifest = simulation.simulate(
+            chosen,
+            seed=chosen.seed if seed is None else seed,
+            days=chosen.days if days is None else days,
+            out=out,
+            workers=workers,
+            told=told,
+        )
+    click.echo(simulation.summary(manifest, out))
+
+
 @commands.group()
 def config() -> None:
     """The configuration."""
@@ -289,6 +360,76 @@ def check(config_path: Path | None) -> None:
     if found:
         raise complaint(found, where=str(where))
     click.echo(f"{where} is good")
+
+
+@commands.group()
+def evaluate() -> None:
+    """How good it is, on simulated grids whose truth is known."""
+
+
+@evaluate.command("loop")
+@click.argument("scenario", default="default")
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0, min_open=True, max=3660),
+    callback=_finite_or_none,
+    help="Simulated days; without it as many as the scenario says.",
+)
+@click.option("--seeds", type=click.IntRange(1, 1000), default=10, show_default=True, help="So many different worlds.")
+@click.option(
+    "--policies",
+    default="none,seed,static,agent,oracle",
+    show_default=True,
+    help="Who looks after the grid, with commas between.",
+)
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the results to this file as JSON."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    help="Processes that share the work; they change nothing of the results.",
+)
+def evaluate_loop(
+    scenario: str, days: float | None, seeds: int, policies: str, report: Path | None, workers: int
+) -> None:
+    """Let the agent and others look after simulated grids.
+
+    SCENARIO is one of the library, or a YAML file of your own. Every policy lives through the same worlds: nobody acts (none), the
+    first rule of all with one remedy (seed), the agent's detection with a fixed remedy for each kind of incident
+    (static), the agent with simulated operators (agent), and one who knows the truth (oracle).
+    """
+    import json
+
+    from agent import telemetry
+    from agent.evaluation import report as results
+    from agent.evaluation.loop import evaluate, policies_of, progress
+    from agent.replay import check_output
+    from simulator.scenario import load
+
+    telemetry.configure("warning", "text")
+    chosen, wanted = load(scenario), policies_of(policies)
+    if report is not None:
+        check_output(report, ())
+    numbers = range(chosen.seed, chosen.seed + seeds)
+    with progress(chosen.name, wanted, seeds) as done:
+        trials = evaluate(chosen, days=days or chosen.days, seeds=numbers, policies=wanted, workers=workers, done=done)
+    found = results.report(chosen.name, trials, wanted)
+    if report is not None:
+        report.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    click.echo(results.table(found))
+
+
+def _realism(directory: Path, *, seed: int, report: Path | None) -> str:
+    from agent import realism
+    from agent.replay import check_output
+
+    if report is not None:
+        check_output(report, ())
+    found: Any = realism.run(directory, seed=seed, report=report, told=lambda step: click.echo(step, err=True))
+    return realism.table(found)
 
 
 def _stop_when_asked() -> None:

@@ -61,6 +61,7 @@ class GridSettings(_Section):
     kind: Literal["simulated"] = "simulated"
     url: HttpUrl = "http://127.0.0.1:8850"
     dry_run: bool = False
+    scenario: Word = "demo"
 
 
 class SimulatedSource(_Section):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.events import FAILED, FINISHED
+from models.events import FAILED, FINISHED, NUMBER_COLUMNS, are_among
 
 Keys = npt.NDArray[np.uint64]
+Words = npt.NDArray[np.object_]
 
 KEPT_KEYS_S = 6 * 3600.0  # how long a repeat is recognised, in the documents' own time
 
@@ -36,38 +38,64 @@ class SeenKeys:
     """Keys of the documents taken from one source lately; a cache of the ledger's."""
 
     def __init__(self, keys: Keys) -> None:
-        self._keys = np.unique(keys)
+        # Sorted runs, the longest first and each more than twice as long as the next: to put a few keys into one long
+        # array with every pass would move millions.
+        self._runs = [np.unique(keys)]
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return sum(map(len, self._runs))
 
     def unseen(self, keys: Keys) -> npt.NDArray[np.bool_]:
         """Which of `keys` (shape (n,)) are new, counting only the first of those that repeat among themselves."""
         first = np.zeros(len(keys), dtype=np.bool_)
         first[np.unique(keys, return_index=True)[1]] = True
-        place = np.searchsorted(self._keys, keys)
         known = np.zeros(len(keys), dtype=np.bool_)
-        inside = place < len(self._keys)
-        known[inside] = self._keys[place[inside]] == keys[inside]
+        for run in self._runs:
+            place = np.searchsorted(run, keys)
+            inside = place < len(run)
+            known[inside] |= run[place[inside]] == keys[inside]
         return first & ~known
 
     def add(self, keys: Keys) -> None:
-        new = np.sort(keys[self.unseen(keys)])
-        self._keys = np.insert(self._keys, np.searchsorted(self._keys, new), new)
+        run = np.sort(keys[self.unseen(keys)])
+        while self._runs and 2 * len(run) >= len(self._runs[-1]):
+            run = np.sort(np.concatenate([self._runs.pop(), run]))
+        self._runs.append(run)
 
 
-def document_time(events: pd.DataFrame) -> pd.Series:
+def document_time(events: pd.DataFrame) -> npt.NDArray[np.float64]:
     """When each document was written, or else when its transfer ended, in seconds; NaN where neither is known."""
-    return events["created_at"].fillna(events["ended_at"]).fillna(events["queued_at"])
+    written, ended, queued = (events[name].to_numpy(np.float64) for name in ("created_at", "ended_at", "queued_at"))
+    known = np.where(np.isnan(written), ended, written)
+    return np.where(np.isnan(known), queued, known)
+
+
+def ended_columns(
+    events: pd.DataFrame, rules: Callable[[Words], Words], classes: Callable[[Words], Words]
+) -> dict[str, npt.NDArray[Any]]:
+    """Columns of the transfers that ended, in stream order; `rules` finds requests' rules, `classes` the classes of errors."""
+    kinds = events["type"].to_numpy(dtype=object)
+    places = np.flatnonzero(are_among(kinds, FINISHED + FAILED) & events["ended_at"].notna().to_numpy())
+    rows = {
+        name: events[name].to_numpy(np.float64 if name in NUMBER_COLUMNS else object)[places] for name in ENDED_COLUMNS
+    }
+    rows["failed"] = failed = are_among(kinds[places], FAILED)
+    untold, reason = rows["rule_id"] == "", np.full(len(places), "", dtype=object)
+    rows["rule_id"][untold] = rules(rows["request_id"][untold])
+    reason[failed] = classes(rows["reason"][failed])
+    return rows | {"reason": reason}
 
 
 def ended_transfers(
-    events: pd.DataFrame, rules: Callable[[pd.Series], pd.Series], classes: Callable[[pd.Series], pd.Series]
+    events: pd.DataFrame, rules: Callable[[Words], Words], classes: Callable[[Words], Words]
 ) -> pd.DataFrame:
-    """Rows of the transfers that ended, in stream order; `rules` finds a request's rule, `classes` an error's class."""
-    ended = events[events["type"].isin(FINISHED + FAILED) & events["ended_at"].notna()].reset_index(drop=True)
-    rows = ended[list(ENDED_COLUMNS)].copy()
-    rows["failed"] = ended["type"].isin(FAILED)
-    rows["rule_id"] = rows["rule_id"].where(rows["rule_id"] != "", rules(rows["request_id"]))
-    rows["reason"] = classes(rows["reason"]).where(rows["failed"], "")
-    return rows
+    """The same as rows."""
+    return as_rows(ended_columns(events, rules, classes))
+
+
+def as_rows(columns: Mapping[str, npt.NDArray[Any]]) -> pd.DataFrame:
+    """Columns as a frame; those of objects are text."""
+    return pd.DataFrame(
+        {name: pd.array(values, dtype="str") if values.dtype == object else values for name, values in columns.items()},
+        copy=False,
+    )

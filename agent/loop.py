@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import structlog
 
@@ -165,11 +167,11 @@ class Agent:
             new = self._keys[source.name].unseen(found)
             self._keys[source.name].add(found[new])
             keys[source.name] = found[new]
-            fresh.append(page.rows[new])
+            fresh.append(page.rows if new.all() else page.rows[new])
             done.read += page.read
             done.repeated += int((~new).sum())
             done.refused.update(refusal.reason for refusal in page.refusals)
-        events = pd.concat(fresh, ignore_index=True) if fresh else pd.DataFrame()
+        events = pd.concat(fresh, ignore_index=True) if len(fresh) > 1 else next(iter(fresh), pd.DataFrame())
         observation = self._watch.observe(events, now) if len(events) else NOTHING
         done.observed = observation.observed
         done.scored = observation.scored
@@ -190,9 +192,11 @@ class Agent:
         if len(taken.pages) == len(self._events) and all(page.caught_up for _, page in taken.pages):
             tx.set_setting(SEEN_UNTIL, now.isoformat())
         for source, page in taken.readings:
+            newest = None
             if len(page.rows):
                 tx.append_rows(READINGS, page.rows)
-            self._account(tx, source, page, _newest(page.rows.get("at")), now)
+                newest = _newest(page.rows["at"].to_numpy(np.float64))
+            self._account(tx, source, page, newest, now)
         for source, page in taken.pages:
             newest = _newest(document_time(page.rows))
             keys = taken.keys[source.name]
@@ -226,9 +230,10 @@ class Agent:
         self._rebuild()
 
 
-def _newest(times: pd.Series | None) -> float | None:
-    newest = times.max() if times is not None and len(times) else None
-    return None if newest is None or pd.isna(newest) else float(newest)
+def _newest(times: npt.NDArray[np.float64]) -> float | None:
+    """The newest of the times, shape (n,), that are known."""
+    known = times[~np.isnan(times)]
+    return float(known.max()) if len(known) else None
 
 
 def _number(value: object) -> float | None:

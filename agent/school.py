@@ -11,10 +11,11 @@ import pandas as pd
 from agent.daemon import wall_clock
 from agent.sources import EVENTS
 from agent.sources.files import FilesSource
-from models.events import FINISHED, decode
-from models.measurements import Paths, decode_readings
+from models.events import FINISHED
+from models.measurements import Paths
 from models.training import train as train_on
-from simulator.world import Setup, run
+from simulator import scenario
+from simulator.world import World, run
 
 PAGE = 50_000
 SHORT_WORLDS = 8
@@ -43,18 +44,16 @@ def _simulated(*, hours: float, seed: int) -> Iterator[pd.DataFrame]:
     for number, length in enumerate(lengths):
         # Seven hours apart, so that day and night are both seen.
         start = MONDAY + timedelta(hours=7 * number)
-        yield _world(Setup(seed=100 * seed + number, start=start), hours=length)
+        yield _lived(World(scenario.load("training"), seed=100 * seed + number, start=start), hours=length)
 
 
-def _world(setup: Setup, *, hours: float) -> pd.DataFrame:
+def _lived(world: World, *, hours: float) -> pd.DataFrame:
     """Finished transfers of a world, with what perfSONAR had measured when they started."""
-    now = setup.start + timedelta(hours=hours + 24)
     parts, paths = [], Paths()
-    for emitted in run(setup, hours=hours):
-        events, _ = decode(emitted.events, now=now)
+    for emitted in run(world, hours=hours):
+        events = world.documents.frame(emitted.events)
         parts.append(events[events["type"].isin(FINISHED)])
-        readings, _ = decode_readings(emitted.measurements, now=now)
-        paths.absorb(readings)
+        paths.absorb(world.probes.frame(emitted.measurements))
     return paths.attach(pd.concat(parts, ignore_index=True))
 
 

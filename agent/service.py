@@ -28,11 +28,10 @@ from agent.loop import Pass
 from agent.sources.simulated import SimulatedClock
 from models.domain import ConfigError, GridmedicError, SourceError
 from simulator.disk import holder
-from simulator.server import serve
 
 log = structlog.get_logger()
 
-GRID_START_S = 120.0  # the grid lives through some hours of history before it answers
+GRID_START_S = 240.0  # the grid may have to be compiled, and lives through some hours of history before it answers
 GRID_STOP_S = 30.0
 
 
@@ -120,12 +119,17 @@ def _open_slack(config: Config, running: Service, stack: ExitStack) -> Callable[
 
 def grid(config: Config, *, speed: float, seed: int) -> None:
     """Serve the simulated grid at the address that the configuration names, until stopped."""
+    from simulator.scenario import load, names  # noqa: PLC0415 - the simulator's compiler is loaded by whoever simulates
+    from simulator.server import serve  # noqa: PLC0415
+
     telemetry.configure(config.log.level, config.log.format)
+    scenario = config.grid.scenario
     address = urlsplit(config.grid.url)
     if address.hostname is None or address.port is None:
         raise ConfigError(f"grid.url: {config.grid.url!r} must name a host and a port, as http://127.0.0.1:8850 does")
     serve(
         directory=config.state_dir / "grid",
+        scenario=load(scenario if scenario in names() else config.path(scenario)),
         start=wall_clock(),
         host=address.hostname,
         port=address.port,

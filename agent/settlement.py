@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
 from agent.experience import Experience
 from agent.guards import Guards
 from detectors.judgement import judge
+from detectors.window import WINDOW_S
 from models.domain import (
     Action,
     ActionStatus,
@@ -82,14 +83,16 @@ class Settlement:
         """Actions with their outcome: the core's own verdict, which the remedy itself may lower and never raise."""
         if not due:
             return []
+        since = min(_applied_at(action) for action in due) - timedelta(seconds=WINDOW_S)
         with self._ledger.begin(write=False) as tx:
-            observed = tx.rows("observed")
+            observed = tx.rows_since("observed", "ended_at", since.timestamp())
             incidents = {action.id: tx.incident(action.incident_id) for action in due}
         judged = []
         for action in due:
-            applied_at = action.finished_at or action.due_at
             # As of when it was due: a daemon that was away then comes to the same verdict.
-            verdict, note = judge(incidents[action.id], observed, applied_at=applied_at, now=action.judge_at or now)
+            verdict, note = judge(
+                incidents[action.id], observed, applied_at=_applied_at(action), now=action.judge_at or now
+            )
             card = self._cards.get(action.candidate.remedy)
             said = None if card is None or self._dry_run else self._runner.verify(action, card)
             outcome = lower(verdict, said)
@@ -179,6 +182,10 @@ def take(tx: Transaction, decision: Decision, option: int, *, by: str, now: date
             due_at=now,
         )
     )
+
+
+def _applied_at(action: Action) -> datetime:
+    return action.finished_at or action.due_at
 
 
 def _moment(value: object) -> datetime | None:

@@ -6,11 +6,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from agent.intake import document_time, ended_transfers
+from agent.intake import Words, as_rows, document_time, ended_columns
 from detectors.failures import error_classes
 from detectors.incidents import IncidentBook
 from detectors.threshold import DynamicThreshold
@@ -37,8 +39,9 @@ class RequestRules:
         while len(self._rules) > KEPT_REQUESTS:
             self._rules.popitem(last=False)
 
-    def rules(self, request_ids: pd.Series) -> pd.Series:
-        return request_ids.map(lambda request: self._rules.get(request, "")).astype("str")
+    def rules(self, request_ids: Words) -> Words:
+        """The rule of each request, "" where it is not known; shape (n,)."""
+        return np.array([self._rules.get(request, "") for request in request_ids], dtype=object)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,25 +99,27 @@ class Watch:
 
     def observe(self, events: pd.DataFrame, now: datetime) -> Observation:
         """Score what ended, in stream order, and judge incidents up to the newest document, but not beyond `now`."""
-        queued = events[events["rule_id"] != ""]
-        requests = queued[["request_id", "rule_id"]].reset_index(drop=True)
+        queued = np.flatnonzero(events["rule_id"] != "")
+        requests = events[["request_id", "rule_id"]].take(queued).reset_index(drop=True)
         self._rules.absorb(requests)
-        ended = self._paths.attach(ended_transfers(events, self._rules.rules, error_classes))
-        observed = self._scored(ended)
+        ended = ended_columns(events, self._rules.rules, error_classes)
+        observed = self._scored(ended | self._paths.of(ended))
         # One clock that is ahead must not make the book judge a time that most transfers have not reached.
-        newest = min(float(document_time(events).max()), now.timestamp())
+        newest = min(float(np.fmax.reduce(document_time(events))), now.timestamp())
         changed = self.book.advance(observed, until=max(newest, self.book.until or 0.0))
-        observed["calibrates"] = ~observed["failed"] & observed["q50"].notna() & ~self.book.covers(observed)
+        scored = ~np.isnan(observed["q50"])
+        observed["calibrates"] = ~observed["failed"] & scored & ~self.book.covers(observed)
         self._threshold.absorb(observed)
-        return Observation(observed=observed, requests=requests, changed=changed)
+        return Observation(observed=as_rows(observed), requests=requests, changed=changed)
 
-    def _scored(self, ended: pd.DataFrame) -> pd.DataFrame:
-        observed = ended.copy()
+    def _scored(self, ended: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         quantiles = self._forecaster.score(ended)
-        for place, name in enumerate(QUANTILE_COLUMNS):
-            observed[name] = quantiles[:, place].astype(np.float64)
+        observed = ended | {name: quantiles[:, place].copy() for place, name in enumerate(QUANTILE_COLUMNS)}
         verdicts = self._threshold.judge(observed)
-        observed["threshold_s"], observed["slow_s"] = verdicts.threshold_s, verdicts.slow_s
-        done = ~observed["failed"].to_numpy()
-        observed["flagged"], observed["slow"] = verdicts.flagged & done, verdicts.slow & done
-        return observed
+        done = ~ended["failed"]
+        return observed | {
+            "threshold_s": verdicts.threshold_s,
+            "slow_s": verdicts.slow_s,
+            "flagged": verdicts.flagged & done,
+            "slow": verdicts.slow & done,
+        }

@@ -6,10 +6,11 @@ import json
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
-from simulator.world import Setup, run
+from simulator.scenario import load
+from simulator.world import World, run
 
 HOURS = 24.0
 GRIDMEDIC = Path(sys.executable).with_name("gridmedic")
@@ -30,12 +31,12 @@ def main() -> None:
 
 
 def record(events: Path, measurements: Path) -> None:
-    """Write the documents of a world with outbreaks that nobody touches."""
-    setup = Setup(seed=7, start=datetime(2026, 3, 2, tzinfo=UTC), first_outbreak=timedelta(hours=2))
-    with events.open("w") as event_file, measurements.open("w") as measurement_file:
-        for emitted in run(setup, hours=HOURS):
-            event_file.writelines(json.dumps(document) + "\n" for document in emitted.events)
-            measurement_file.writelines(json.dumps(document) + "\n" for document in emitted.measurements)
+    """Write the documents of a world with faults that nobody touches."""
+    world = World(load("demo"), seed=7, start=datetime(2026, 3, 2, tzinfo=UTC))
+    with events.open("wb") as event_file, measurements.open("wb") as measurement_file:
+        for emitted in run(world, hours=HOURS):
+            event_file.writelines(line + b"\n" for line in world.documents.lines(emitted.events))
+            measurement_file.writelines(line + b"\n" for line in world.probes.lines(emitted.measurements))
 
 
 if __name__ == "__main__":

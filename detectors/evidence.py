@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from detectors.window import WINDOW_S, Look
+from detectors.window import WINDOW_S, Look, Places, Window
 from models.domain import Entity, Evidence, Example, IncidentKind, Share
 
 Flags = npt.NDArray[np.bool_]
@@ -17,20 +18,21 @@ Flags = npt.NDArray[np.bool_]
 MAX_EXAMPLES = 5
 MAX_LISTED = 10
 
-_EXAMPLE = ("request_id", "source", "destination", "started_at", "ended_at", "q50", "slow_s", "reason")
+_TEXTS = ("request_id", "source", "destination", "reason")
+_NUMBERS = ("started_at", "ended_at", "q50", "slow_s")
+_PATHS = {"loss": "path_loss", "delay_ms": "path_delay_ms", "throughput_bps": "path_throughput_bps"}
 
 
-def gather(culprit: Entity, look: Look, window: pd.DataFrame) -> Evidence:
+def gather(culprit: Entity, look: Look, window: Window) -> Evidence:
     """Evidence of one incident as of a minute, from the rows of the window."""
     bad, own = look.bad, look.own(culprit)
     guilty = own & bad
     others = ~own
-    rows = window.iloc[look.members[guilty]]
+    rows = look.members[guilty]
+    failed = rows[window.failed[rows]]
     background = float(bad[others].mean()) if others.any() else 0.0
-    worst = rows[list(_EXAMPLE)].sort_values("ended_at").tail(MAX_EXAMPLES)
-    paths = {"loss": "path_loss", "delay_ms": "path_delay_ms", "throughput_bps": "path_throughput_bps"}
-    network = {name: float(rows[column].median()) for name, column in paths.items() if rows[column].notna().any()}
-    rules = [rule for rule in rows["rule_id"].unique() if rule]
+    sources, destinations = (window.texts(end, rows) for end in ("source", "destination"))
+    rules = [rule for rule in dict.fromkeys(window.texts("rule_id", rows)) if rule]
     return Evidence(
         summary=_summary(look.signal.kind, culprit, int(guilty.sum()), int(own.sum()), background),
         window_s=WINDOW_S,
@@ -39,12 +41,12 @@ def gather(culprit: Entity, look: Look, window: pd.DataFrame) -> Evidence:
         background=round(background, 5),
         as_source=_share(look.roles.of_name("source", culprit.name), bad),
         as_destination=_share(look.roles.of_name("destination", culprit.name), bad),
-        links=_counts(rows["source"] + ">" + rows["destination"]),
-        activities=_counts(rows["activity"]),
-        reasons=_counts(rows.loc[rows["failed"], "reason"]),
+        links=_counts(f"{source}>{destination}" for source, destination in zip(sources, destinations, strict=True)),
+        activities=_counts(window.texts("activity", rows)),
+        reasons=_counts(window.texts("reason", failed)),
         rules=tuple(rules[:MAX_LISTED]),
-        network=network,
-        examples=tuple(_example(row) for row in worst.to_dict("records")),
+        network=_network(window, rows),
+        examples=_examples(window, rows),
     )
 
 
@@ -58,23 +60,40 @@ def _share(own: Flags, bad: Flags) -> Share:
     return Share(anomalous=int((own & bad).sum()), total=int(own.sum()))
 
 
-def _counts(values: pd.Series) -> dict[str, int]:
-    return {str(name): int(n) for name, n in values.value_counts().head(MAX_LISTED).items()}
+def _counts(names: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(names).most_common(MAX_LISTED))
 
 
-def _example(row: dict[object, object]) -> Example:
-    started, ended = _number(row["started_at"]), _number(row["ended_at"])
-    median = _number(row["q50"])
+def _network(window: Window, rows: Places) -> dict[str, float]:
+    """The medians of what perfSONAR had last said of the paths."""
+    found = {name: window.numbers(column, rows) for name, column in _PATHS.items()}
+    return {name: float(np.nanmedian(values)) for name, values in found.items() if not np.isnan(values).all()}
+
+
+def _examples(window: Window, rows: Places) -> tuple[Example, ...]:
+    """The last to end."""
+    worst = rows[np.argsort(window.ended[rows], kind="stable")[-MAX_EXAMPLES:]]
+    texts = zip(*(window.texts(name, worst) for name in _TEXTS), strict=True)
+    numbers = zip(*(window.numbers(name, worst).tolist() for name in _NUMBERS), strict=True)
+    return tuple(_example(*named, *numbered) for named, numbered in zip(texts, numbers, strict=True))
+
+
+def _example(
+    request_id: str,
+    source: str,
+    destination: str,
+    reason: str,
+    started: float,
+    ended: float,
+    median: float,
+    slow_s: float,
+) -> Example:
     return Example(
-        request_id=str(row["request_id"]),
-        link=f"{row['source']}>{row['destination']}",
+        request_id=request_id,
+        link=f"{source}>{destination}",
         ended_at=datetime.fromtimestamp(ended, UTC),
-        duration_s=None if np.isnan(started) else round(ended - started, 1),
-        expected_s=None if np.isnan(median) else round(math.expm1(median), 1),
-        threshold_s=None if np.isnan(_number(row["slow_s"])) else round(_number(row["slow_s"]), 1),
-        reason=str(row["reason"]),
+        duration_s=None if math.isnan(started) else round(ended - started, 1),
+        expected_s=None if math.isnan(median) else round(math.expm1(median), 1),
+        threshold_s=None if math.isnan(slow_s) else round(slow_s, 1),
+        reason=reason,
     )
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) else float("nan")

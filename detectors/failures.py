@@ -7,10 +7,12 @@ the destination.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 
-import pandas as pd
+import numpy as np
+import numpy.typing as npt
 
 MAX_REASON = 2_000
 
@@ -39,6 +41,7 @@ _WHAT: Sequence[tuple[str, re.Pattern[str]]] = [
 ]
 
 
+@functools.lru_cache(maxsize=4096)
 def error_class(reason: str) -> str:
     """Name the class of a reason text, as `side-what`.
 
@@ -66,7 +69,6 @@ def _side(text: str, what: str) -> str:
     return side if side in {"source", "destination"} else "transfer"
 
 
-def error_classes(reasons: pd.Series) -> pd.Series:
-    """Class of each reason; each distinct text is looked at once."""
-    known = {reason: error_class(reason) for reason in reasons.unique()}
-    return reasons.map(known)
+def error_classes(reasons: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
+    """Class of each reason; a text that comes again is not looked at again."""
+    return np.array([error_class(reason) for reason in reasons], dtype=object)

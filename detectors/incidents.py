@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from detectors.evidence import gather
 from detectors.localisation import MIN_BAD, Roles, Suspect, localise, site_of
-from detectors.window import SIGNALS, WINDOW_S, Look, Window
+from detectors.window import SIGNALS, WINDOW_S, Look, Recent, Window
+from models.columns import Rows
 from models.domain import Entity, EntityKind, Evidence, Incident, IncidentKind, IncidentStatus
 
 Flags = npt.NDArray[np.bool_]
@@ -38,10 +38,10 @@ class IncidentBook:
     def __init__(self) -> None:
         self.reset(incidents=(), observed=None, until=None)
 
-    def reset(self, *, incidents: Sequence[Incident], observed: pd.DataFrame | None, until: float | None) -> None:
+    def reset(self, *, incidents: Sequence[Incident], observed: Rows | None, until: float | None) -> None:
         """Start from the ledger: its open and lately closed incidents, its observed rows, and how far they were judged."""
         self._incidents = {incident.id: incident for incident in incidents}
-        self._rows = pd.DataFrame() if observed is None else observed
+        self._recent = Recent(observed)
         self._untold: dict[str, float] = {}  # minute as of which an incident's evidence is to be gathered, by incident
         self._until = until
         if until is not None:
@@ -51,24 +51,24 @@ class IncidentBook:
     def open(self) -> list[Incident]:
         return [incident for incident in self._incidents.values() if not incident.closed]
 
-    def covers(self, observed: pd.DataFrame) -> Flags:
+    def covers(self, observed: Rows) -> Flags:
         """Which transfers the culprit of an open incident took part in: they do not calibrate. Shape (n,)."""
-        covered = np.zeros(len(observed), dtype=np.bool_)
+        covered = np.zeros(len(observed["source"]), dtype=np.bool_)
         if self.open:
             roles = Roles.of(observed)
             for incident in self.open:
                 covered |= roles.touched(incident.culprit)
         return covered
 
-    def advance(self, observed: pd.DataFrame, *, until: float) -> list[Incident]:
+    def advance(self, observed: Rows, *, until: float) -> list[Incident]:
         """Take in new rows and judge every whole minute up to `until` (event time); return the incidents that changed."""
-        self._rows = pd.concat([self._rows, observed], ignore_index=True) if len(self._rows) else observed
+        self._recent.add(observed)
         if self._until is None:
-            first = self._rows["ended_at"].min() if len(self._rows) else until
+            first = float(self._recent.column("ended_at", np.float64).min(initial=until))
             self._until = math.floor(first / STEP_S) * STEP_S
         changed: dict[str, None] = {}
         if self._until + STEP_S <= until:
-            window = Window(self._rows)
+            window = Window(self._recent)
             while self._until + STEP_S <= until:
                 self._until = self._next_step(window, until)
                 changed |= dict.fromkeys(self._judge(window, self._until))
@@ -93,8 +93,8 @@ class IncidentBook:
         return min(max(step, math.ceil(first / STEP_S) * STEP_S), math.floor(until / STEP_S) * STEP_S)
 
     def _trim(self) -> None:
-        if self._until is not None and len(self._rows):
-            self._rows = self._rows[self._rows["ended_at"] >= self._until - WINDOW_S].reset_index(drop=True)
+        if self._until is not None:
+            self._recent.forget(self._until - WINDOW_S)
         forgotten = [i.id for i in self._incidents.values() if i.closed_at and self._age(i.closed_at) > REOPEN_S]
         for incident_id in forgotten:
             del self._incidents[incident_id]
@@ -131,6 +131,8 @@ class IncidentBook:
             return []
         opened, kind = [], look.signal.kind
         unspent = np.flatnonzero(~self._spent(look))
+        if np.count_nonzero(look.bad[unspent]) < MIN_BAD:
+            return []
         for suspect in localise(look.roles.take(unspent), look.bad[unspent], expected_share=look.signal.usual):
             own = look.own(suspect.entity) & look.bad
             known = [incident for incident in self._of(kind) if _one_cause(incident, suspect, look)]
@@ -205,7 +207,7 @@ class IncidentBook:
             return
         incident = self._incidents[incident_id]
         look = Look(window, next(signal for signal in SIGNALS if signal.kind is incident.kind), at)
-        evidence = gather(incident.culprit, look, window.rows)
+        evidence = gather(incident.culprit, look, window)
         severity = round(1.0 - math.exp(-evidence.anomalous / 40.0), 3)
         self._keep(replace(incident, severity=severity, evidence=evidence))
 

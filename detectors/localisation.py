@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from models.columns import Rows
 from models.domain import Entity, EntityKind
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+Names = npt.NDArray[np.object_]
 Column = tuple[Ints, Ints]  # the place of each transfer's code among the codes that there are, and these
 
 MIN_BAD = 8  # fewer bad transfers than this are anecdotes
@@ -59,11 +61,16 @@ class Roles:
     names: Mapping[str, Sequence[str]]  # by code; of links the codes of both ends, as `source * rses + destination`
 
     @classmethod
-    def of(cls, transfers: pd.DataFrame) -> Roles:
-        ends, rses = pd.factorize(pd.concat([transfers["source"], transfers["destination"]]))
-        source, destination = ends[: len(transfers)], ends[len(transfers) :]
+    def of(cls, transfers: Rows) -> Roles:
+        return cls.of_names(*(np.asarray(transfers[name], dtype=object) for name in ("source", "destination", "fts")))
+
+    @classmethod
+    def of_names(cls, sources: Names, destinations: Names, servers: Names) -> Roles:
+        """The same of the names of sources, destinations and FTS servers, each of shape (n,)."""
+        ends, rses = pd.factorize(np.concatenate([sources, destinations]))
+        source, destination = ends[: len(sources)], ends[len(sources) :]
         of_site, sites = pd.factorize(np.array([site_of(str(rse)) for rse in rses], dtype=object))
-        fts, hosts = pd.factorize(transfers["fts"])
+        fts, hosts = pd.factorize(servers)
         codes = {
             "link": source * len(rses) + destination,
             "source": source,

@@ -16,16 +16,19 @@ five in a hundred pass. An alarm is worth a look by itself; slow transfers mean 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
+from models.columns import Rows
 from models.history import Codes
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Columns: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 PRIOR_WEIGHT = 16.0  # transfers that a parent's statistics are worth against a child's own
 MEMORY = 256.0  # transfers after which a link's older residuals count for little
@@ -72,11 +75,14 @@ def mathis_rate(loss: Floats, rtt_ms: Floats) -> Floats:
     return rate
 
 
-def network_seconds(ended: pd.DataFrame) -> Floats:
+def network_seconds(ended: Rows) -> Floats:
     """Seconds that the path needs at least by what perfSONAR last said; 0 where nothing is known. Shape (n,)."""
-    size = np.nan_to_num(ended["bytes"].to_numpy(np.float64))
-    rate = mathis_rate(ended["path_loss"].to_numpy(np.float64), 2.0 * ended["path_delay_ms"].to_numpy(np.float64))
-    measured = ended["path_throughput_bps"].to_numpy(np.float64) / 8.0
+    size, loss, delay_ms, throughput = (
+        np.asarray(ended[name], dtype=np.float64)
+        for name in ("bytes", "path_loss", "path_delay_ms", "path_throughput_bps")
+    )
+    rate = mathis_rate(loss, 2.0 * delay_ms)
+    measured = throughput / 8.0
     allowed = np.fmin(rate, measured)
     with np.errstate(divide="ignore", invalid="ignore"):
         seconds: Floats = np.nan_to_num(size / allowed, nan=0.0, posinf=0.0)
@@ -176,20 +182,21 @@ class DynamicThreshold:
         self._rses, self._links = Codes(), Codes()
         self._forecast, self._norm, self._sizes = _Scale(), _Scale(), _Group()
         self._histogram = np.zeros(len(_EDGES) - 1)
-        self._waiting: list[pd.DataFrame] = []
+        self._waiting: list[Columns] = []
         self.alarm, self.slow = ALARM_PRIOR, SLOW_PRIOR
 
-    def judge(self, done: pd.DataFrame) -> Verdicts:
+    def judge(self, done: Rows) -> Verdicts:
         """`done`: finished transfers with quantiles and path columns; those without a forecast are never flagged."""
-        seconds = (done["ended_at"] - done["started_at"]).to_numpy(np.float64)
-        centres = self._centres(self._batch(done))
+        rows = _columns(done, slice(None))
+        seconds = rows["ended_at"] - rows["started_at"]
+        centres = self._centres(self._batch(rows))
         alarm = np.minimum.reduce([_seconds(mean + spread * self.alarm) for mean, spread in centres])
         slow = np.minimum.reduce([_seconds(mean + spread * self.slow) for mean, spread in centres])
         expected = _seconds(centres[1][0])
         network = network_seconds(done)
         worth = np.maximum(expected + WORTH_S, expected * WORTH_RATIO)
         threshold = np.maximum.reduce([alarm, worth, NETWORK_SLACK * network])
-        threshold = np.minimum(threshold, fts_timeout(done["bytes"].to_numpy(np.float64)))
+        threshold = np.minimum(threshold, fts_timeout(rows["bytes"]))
         slow_worth = np.maximum(expected + SLOW_WORTH_S, expected * WORTH_RATIO)
         slow = np.minimum(np.maximum.reduce([slow, slow_worth, NETWORK_SLACK * network]), threshold)
         return Verdicts(
@@ -201,18 +208,19 @@ class DynamicThreshold:
             slow=np.greater(seconds, slow),
         )
 
-    def absorb(self, observed: pd.DataFrame) -> None:
+    def absorb(self, observed: Rows) -> None:
         """Learn from the observed rows that calibrate, in whole blocks, so that it does not matter how they were cut."""
-        rows = observed.loc[observed["calibrates"] & observed["q50"].notna(), list(_CALIBRATION)]
-        self._waiting.append(rows)
-        if sum(map(len, self._waiting)) < BLOCK:
+        usable = np.asarray(observed["calibrates"], dtype=np.bool_) & ~np.isnan(np.asarray(observed["q50"], np.float64))
+        self._waiting.append(_columns(observed, np.flatnonzero(usable)))
+        count = sum(len(rows["q50"]) for rows in self._waiting)
+        if count < BLOCK:
             return
-        waiting = pd.concat(self._waiting, ignore_index=True)
-        whole = len(waiting) - len(waiting) % BLOCK
+        waiting = {name: np.concatenate([rows[name] for rows in self._waiting]) for name in _CALIBRATION}
+        whole = count - count % BLOCK
         batch = self._batch(waiting)
         for start in range(0, whole, BLOCK):
             self._absorb_block(batch.block(start))
-        self._waiting = [waiting.iloc[whole:]]
+        self._waiting = [{name: values[whole:] for name, values in waiting.items()}]
 
     def _absorb_block(self, batch: _Batch) -> None:
         score = np.maximum.reduce([(batch.took - mean) / spread for mean, spread in self._centres(batch)])
@@ -245,20 +253,28 @@ class DynamicThreshold:
         # The forecast is all that is known of a size that was never seen.
         return self._sizes.shrunk(batch.size, batch.median, np.ones(len(batch.size)))[0]
 
-    def _batch(self, rows: pd.DataFrame) -> _Batch:
+    def _batch(self, rows: Columns) -> _Batch:
         source, destination = self._rses.learn(rows["source"]), self._rses.learn(rows["destination"])
-        size = np.log(np.maximum(np.nan_to_num(rows["bytes"].to_numpy(np.float64)), 1.0))
-        median = rows["q50"].to_numpy(np.float64)
+        size = np.log(np.maximum(np.nan_to_num(rows["bytes"]), 1.0))
+        median = rows["q50"]
         return _Batch(
-            everything=np.zeros(len(rows), dtype=np.int64),
+            everything=np.zeros(len(median), dtype=np.int64),
             source=source,
             destination=destination,
             link=self._links.learn((source << 32) | destination),
             size=np.digitize(size, _SIZE_EDGES).astype(np.int64),
-            took=np.log1p((rows["ended_at"] - rows["started_at"]).to_numpy(np.float64)),
+            took=np.log1p(rows["ended_at"] - rows["started_at"]),
             median=median,
-            scale=np.maximum((rows["q95"].to_numpy(np.float64) - median) / 1.645, SCALE_FLOOR),
+            scale=np.maximum((rows["q95"] - median) / 1.645, SCALE_FLOOR),
         )
+
+
+def _columns(rows: Rows, which: Ints | slice) -> Columns:
+    """What is judged and learned by, of some of the rows."""
+    return {
+        name: np.asarray(rows[name], dtype=object if name in {"source", "destination"} else np.float64)[which]
+        for name in _CALIBRATION
+    }
 
 
 def _seconds(log_seconds: Floats) -> Floats:

@@ -16,6 +16,7 @@ import pandas as pd
 
 Column: TypeAlias = "list[object] | pd.Series[object]"
 FloatArray = npt.NDArray[np.float64]
+Rows: TypeAlias = "pd.DataFrame | Mapping[str, npt.NDArray[Any]]"  # columns by name, in either form
 
 _EARLIEST = 946_684_800.0  # 2000-01-01
 _LATEST = 4_102_444_800.0  # 2100-01-01

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -174,10 +174,20 @@ def event_keys(events: pd.DataFrame) -> npt.NDArray[np.uint64]:
 
     A transfer's event is told by its type and request id; a deletion's, which has no id, by type, file, RSE and time.
     """
-    stamp = events["created_at"].round().fillna(0).astype("int64").astype("str")
-    file = events["scope"] + "\x1f" + events["name"] + "\x1f" + events["destination"] + "\x1f" + stamp
-    told_by = events["request_id"].where(~events["type"].isin(DELETIONS), file)
-    return pd.util.hash_array((events["type"] + "\x1f" + told_by).to_numpy(dtype=object), categorize=False)
+    kinds = events["type"].to_numpy(dtype=object)
+    told_by = np.array(events["request_id"], dtype=object)
+    gone = np.flatnonzero(are_among(kinds, DELETIONS))
+    if len(gone):
+        scope, name, rse = (events[column].to_numpy(dtype=object)[gone] for column in ("scope", "name", "destination"))
+        written = np.round(events["created_at"].to_numpy(dtype=np.float64)[gone])
+        stamp = np.where(np.isnan(written), 0, written).astype(np.int64).astype(str).astype(object)
+        told_by[gone] = scope + "\x1f" + name + "\x1f" + rse + "\x1f" + stamp
+    return pd.util.hash_array(kinds + "\x1f" + told_by, categorize=False)
+
+
+def are_among(words: npt.NDArray[np.object_], some: Container[str]) -> npt.NDArray[np.bool_]:
+    """Which of `words` (shape (n,), text) are among `some`."""
+    return np.fromiter((word in some for word in words), dtype=np.bool_, count=len(words))
 
 
 def empty_events() -> pd.DataFrame:

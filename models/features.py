@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from models.columns import Rows
 from models.history import Flags, Floats, History, Ints, Timeline, Transfers
 from models.measurements import PATH_COLUMNS
 
@@ -75,24 +76,24 @@ class Features:
         self._history = history
         self._buckets: dict[tuple[str, int], int] = {}
 
-    def numbers(self, rows: pd.DataFrame, coded: Transfers) -> Floats:
+    def numbers(self, rows: Rows, coded: Transfers) -> Floats:
         """What is known when each transfer starts, in the order of NUMBERS; float32 [n, NUMBERS], NaN unknown."""
-        queue_s = (rows["started_at"] - rows["submitted_at"]).to_numpy(dtype=np.float64)
-        columns = [coded.log_bytes, np.log1p(np.maximum(queue_s, 0)), *_paths(rows), *_week(rows)]
+        started, submitted = (np.asarray(rows[name], dtype=np.float64) for name in ("started_at", "submitted_at"))
+        columns = [coded.log_bytes, np.log1p(np.maximum(started - submitted, 0)), *_paths(rows), *_week(started)]
         recollections = [
             self._recollection(timeline, getattr(coded, key), coded)
             for key, timeline in self._history.timelines.items()
         ]
         return np.concatenate([np.stack(columns, axis=1).astype(np.float32), *recollections], axis=1)
 
-    def names(self, rows: pd.DataFrame) -> Floats:
+    def names(self, rows: Rows) -> Floats:
         """One 1 for each name, at the place that its hash says; float32 [n, NAMES]."""
-        ones = np.zeros((len(rows), len(NAMES)), dtype=np.float32)
+        ones = np.zeros((len(rows["activity"]), len(NAMES)), dtype=np.float32)
         start = 0
         for column, size in _BUCKETS.items():
             places, unique = pd.factorize(rows[column])
             buckets = np.array([zlib.crc32(str(name).encode()) % size for name in unique], dtype=np.int64)
-            ones[np.arange(len(rows)), start + buckets[places]] = 1.0
+            ones[np.arange(len(ones)), start + buckets[places]] = 1.0
             start += size
         return ones
 
@@ -153,12 +154,11 @@ def outcomes(numbers: Floats, log_duration: Floats) -> Floats:
     )
 
 
-def _paths(rows: pd.DataFrame) -> list[NDArray[Any]]:
-    loss, delay, throughput = (rows[name].to_numpy(dtype=np.float64) for name in PATH_COLUMNS)
+def _paths(rows: Rows) -> list[NDArray[Any]]:
+    loss, delay, throughput = (np.asarray(rows[name], dtype=np.float64) for name in PATH_COLUMNS)
     return [np.log10(np.maximum(loss, 0) + 1e-5), np.log1p(np.maximum(delay, 0)), np.log10(np.maximum(throughput, 1))]
 
 
-def _week(rows: pd.DataFrame) -> list[NDArray[Any]]:
-    at = rows["started_at"].to_numpy(dtype=np.float64)
+def _week(at: NDArray[np.float64]) -> list[NDArray[Any]]:
     day, week = 2 * np.pi * at / _DAY_S, 2 * np.pi * at / (7 * _DAY_S)
     return [np.sin(day), np.cos(day), np.sin(week), np.cos(week)]

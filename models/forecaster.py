@@ -6,15 +6,18 @@ forecasts every transfer from what was known when it started.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from models.columns import Rows
 from models.domain import ModelError
 from models.features import NAMES, NUMBERS, OUTCOMES, Features, outcomes
-from models.history import Flags, Floats, History, Ints, Pile, Timeline
+from models.history import Floats, History, Ints, Pile, Timeline
+from models.measurements import PATH_COLUMNS
 from models.registry import QUANTILES, WEIGHTS, Manifest, Weights, load_model
 
 SCALES = (
@@ -26,6 +29,8 @@ SCALES = (
 )  # what the training data looked like
 FAR = 5.0  # standard deviations beyond which a number says nothing more
 
+_TEXTS = ("source", "destination", "activity", "protocol", "source_type", "destination_type", "fts")
+_TIMES_AND_SIZES = ("bytes", "submitted_at", "started_at", "ended_at", *PATH_COLUMNS)
 _CHUNK = 16_384  # rows at a time, so that memory stays small however long the call
 
 
@@ -149,40 +154,37 @@ class Forecaster:
         self._hidden = Pile((units,))  # after each completion, by slot of the history
         self._newest = Pile((2, units))  # hidden and cell of each link
 
-    def score(self, ended: pd.DataFrame) -> NDArray[np.float64]:
+    def score(self, ended: Rows) -> NDArray[np.float64]:
         """Forecast each ended transfer as of its start, and absorb it; [n, 5], NaN for failed ones, which leave no trace."""
-        forecast = np.full((len(ended), len(QUANTILES)), np.nan)
-        for start in range(0, len(ended), _CHUNK):
-            chunk = ended.iloc[start : start + _CHUNK]
-            usable = _finished(chunk)
-            numbers, names, links, started_ms = self._fold(chunk[usable])
-            forecast[start : start + _CHUNK][usable] = self._look(numbers, names, links, started_ms)
+        forecast = np.full((len(ended["started_at"]), len(QUANTILES)), np.nan)
+        for chunk in _chunks(ended):
+            numbers, names, links, started_ms = self._fold(_columns(ended, chunk))
+            forecast[chunk] = self._look(numbers, names, links, started_ms)
         return forecast
 
     def absorb(self, observed: pd.DataFrame) -> None:
         """Fold ended transfers into the states without forecasting them."""
-        for start in range(0, len(observed), _CHUNK):
-            chunk = observed.iloc[start : start + _CHUNK]
-            self._fold(chunk[_finished(chunk)])
+        for chunk in _chunks(observed):
+            self._fold(_columns(observed, chunk))
 
     def predict(self, starting: pd.DataFrame) -> NDArray[np.float64]:
         """Forecast transfers that have started and not ended; [n, 5], NaN where the start is not known."""
         forecast = np.full((len(starting), len(QUANTILES)), np.nan)
-        known = starting["started_at"].notna().to_numpy()
-        rows = starting[known]
+        known = np.flatnonzero(starting["started_at"].notna())
+        rows = _columns(starting, known)
         coded = self._history.code(rows, learn=False)
         numbers, names = self._features.numbers(rows, coded), self._features.names(rows)
         forecast[known] = self._look(numbers, names, coded.link, coded.started_ms)
         return forecast
 
-    def _fold(self, rows: pd.DataFrame) -> tuple[Floats, Floats, Ints, Ints]:
+    def _fold(self, rows: Rows) -> tuple[Floats, Floats, Ints, Ints]:
         """Absorb finished transfers and step their links; return what was known of each at its start."""
         coded = self._history.code(rows, learn=True)
         slots = self._history.absorb(coded)
         self._states.insert(coded.link, coded.started_ms, coded.ended_ms, slots)
         numbers = self._features.numbers(rows, coded)
         self._newest.grow(self._history.links - len(self._newest.rows))
-        self._hidden.grow(len(rows))[:] = self._steps(coded.link, outcomes(numbers, coded.log_duration))
+        self._hidden.grow(len(slots))[:] = self._steps(coded.link, outcomes(numbers, coded.log_duration))
         return numbers, self._features.names(rows), coded.link, coded.started_ms
 
     def _steps(self, links: Ints, finished: Floats) -> Floats:
@@ -212,10 +214,18 @@ class Forecaster:
         return self._network.quantiles(numbers, names, hidden)
 
 
-def _finished(ended: pd.DataFrame) -> Flags:
-    timed = ended["started_at"].notna() & ended["ended_at"].notna()
-    flags: Flags = (timed & ~ended["failed"].astype(bool)).to_numpy()
-    return flags
+def _chunks(ended: Rows) -> Iterator[Ints]:
+    """Places of the transfers that have finished, not too many at once."""
+    started, ends = (np.asarray(ended[name], dtype=np.float64) for name in ("started_at", "ended_at"))
+    finished = np.flatnonzero(~np.isnan(started) & ~np.isnan(ends) & ~np.asarray(ended["failed"], dtype=np.bool_))
+    for start in range(0, len(finished), _CHUNK):
+        yield finished[start : start + _CHUNK]
+
+
+def _columns(rows: Rows, which: Ints) -> Rows:
+    """The columns that are looked at, of some of the rows."""
+    text = {name: np.asarray(rows[name], dtype=object)[which] for name in _TEXTS}
+    return text | {name: np.asarray(rows[name], dtype=np.float64)[which] for name in _TIMES_AND_SIZES if name in rows}
 
 
 def _waves(links: Ints) -> tuple[Ints, list[int]]:

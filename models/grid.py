@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, Protocol
 
 Operation = Literal["read", "write", "delete"]
@@ -42,10 +43,11 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A transfer that has not ended. `source` is None while none is chosen."""
+    """A transfer that has not ended, of the file `name` (scope:name). `source` is None while none is chosen."""
 
     id: str
     rule_id: str
+    name: str
     source: str | None
     destination: str
     activity: str
@@ -65,6 +67,15 @@ class Ticket:
     state: Literal["open", "solved"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkTest:
+    """What a test of a path found. None is what could not be measured: of a path that lets nothing through, all but `loss`."""
+
+    loss: float | None  # fraction of packets
+    rtt_ms: float | None
+    throughput_bps: float | None
+
+
 class Grid(Protocol):
     """The calls that remedies may make."""
 
@@ -78,6 +89,12 @@ class Grid(Protocol):
 
     def link_limit(self, source: str, destination: str) -> int | None:
         """Most concurrent transfers that FTS runs on the link; None: its optimizer decides."""
+
+    def storage_limit(self, rse: str, direction: Direction) -> int | None:
+        """Most concurrent transfers with the RSE as source, or as destination; None: FTS's own limit holds."""
+
+    def banned(self, rse: str) -> datetime | None:
+        """Until when FTS starts nothing from or to the RSE; None: it is not banned."""
 
     def rule(self, rule_id: str) -> Rule:
         """Raise GridError if there is none of that id."""
@@ -104,3 +121,31 @@ class Grid(Protocol):
 
     def open_ticket(self, culprit: str, title: str, body: str, *, key: str) -> Ticket:
         """Open a ticket that carries `key` as its mark; if there is one with that mark already, return it."""
+
+    def set_storage_limit(self, rse: str, direction: Direction, limit: int | None, *, key: str) -> None: ...
+
+    def ban(self, rse: str, *, minutes: float, key: str) -> None:
+        """Start nothing from or to the RSE for so long from now on; what runs goes on, and what waits keeps waiting.
+
+        A ban that stands is replaced.
+        """
+
+    def unban(self, rse: str, *, key: str) -> None: ...
+
+    def declare_unavailable(self, rse: str, files: Sequence[str], *, minutes: float, key: str) -> None:
+        """Have the RSE's replicas of these files (scope:name) left out when sources are chosen, for so long from now on.
+
+        Files that are not on their way from a replica at the RSE are left out; raise GridError if that is all of them.
+        """
+
+    def requeue(self, rule_id: str, *, key: str) -> None:
+        """Cancel the rule's transfers, whether they wait or run, and have Rucio ask for them anew.
+
+        Raise GridError if none is left.
+        """
+
+    def test_network(self, source_site: str, destination_site: str, *, key: str) -> NetworkTest:
+        """Measure the path between two sites, which loads it for half a minute.
+
+        Raise GridError if one of them cannot measure.
+        """

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from models.columns import Rows
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
+Values: TypeAlias = "pd.Series | NDArray[Any]"
 
 RETAINED = 262_144
 RETAINED_PER_LINK = 64
 
+_FEW = 512  # completions that are put into a timeline one by one
 _TIME_BITS = 43  # of milliseconds since 1970: until 2248, beside a million keys
 _TIME_MASK = np.int64((1 << _TIME_BITS) - 1)
 
@@ -36,9 +40,9 @@ def retained(observed: pd.DataFrame) -> Flags:
     return keep
 
 
-def milliseconds(seconds: pd.Series) -> Ints:
+def milliseconds(seconds: NDArray[np.float64]) -> Ints:
     """Whole milliseconds since 1970, rounded down so that strictly before stays strictly before."""
-    times = np.floor(seconds.to_numpy(dtype=np.float64) * 1000)
+    times = np.floor(seconds * 1000)
     whole: Ints = np.clip(times, 0, float(_TIME_MASK)).astype(np.int64)
     return whole
 
@@ -65,20 +69,20 @@ class Codes:
     def __len__(self) -> int:
         return len(self._codes)
 
-    def learn(self, values: pd.Series | Ints) -> Ints:
+    def learn(self, values: Values) -> Ints:
         """Code every value, new ones too; int64 [n]."""
         places, unique = _distinct(values)
         codes = [self._codes.setdefault(name, len(self._codes)) for name in unique]
         return np.array(codes, dtype=np.int64)[places]
 
-    def find(self, values: pd.Series | Ints) -> Ints:
+    def find(self, values: Values) -> Ints:
         """Code every value that was learnt; all others share the next code, which has no history; int64 [n]."""
         places, unique = _distinct(values)
         codes = [self._codes.get(name, len(self._codes)) for name in unique]
         return np.array(codes, dtype=np.int64)[places]
 
 
-def _distinct(values: pd.Series | Ints) -> tuple[Ints, list[Hashable]]:
+def _distinct(values: Values) -> tuple[Ints, list[Hashable]]:
     places, unique = pd.factorize(values)
     return places.astype(np.int64), cast("list[Hashable]", unique.tolist())
 
@@ -124,8 +128,8 @@ class Timeline:
     def __init__(self, *, in_order: bool = False) -> None:
         """With `in_order` each key's completions also stay in stream order: none is seen before an earlier one."""
         self._in_order = in_order
-        self._keys = np.zeros(0, dtype=np.int64)  # code and time in one number, so that one search finds both
-        self._slots = np.zeros(0, dtype=np.int64)
+        self._space = np.zeros((2, 1024), dtype=np.int64)  # keys and slots, with room for more
+        self._size = 0
         self._begins = np.zeros(1, dtype=np.int64)  # place of each code's first completion
         self._latest_start = np.zeros(0, dtype=np.int64)
         self._latest_seen = np.zeros(0, dtype=np.int64)
@@ -144,14 +148,33 @@ class Timeline:
         counts = _padded(np.diff(self._begins), known) + np.bincount(codes, minlength=len(self._latest_start))
         self._begins = np.concatenate([[0], np.cumsum(counts)])
 
+    @property
+    def _keys(self) -> Ints:
+        """Code and time in one number, so that one search finds both."""
+        return self._space[0, : self._size]
+
+    @property
+    def _slots(self) -> Ints:
+        return self._space[1, : self._size]
+
     def _merge(self, keys: Ints, slots: Ints) -> None:
-        places = np.searchsorted(self._keys, keys, side="right") + np.arange(len(keys))
-        old = np.ones(len(self._keys) + len(keys), dtype=bool)
-        old[places] = False
-        merged_keys, merged_slots = np.empty(len(old), dtype=np.int64), np.empty(len(old), dtype=np.int64)
-        merged_keys[places], merged_slots[places] = keys, slots
-        merged_keys[old], merged_slots[old] = self._keys, self._slots
-        self._keys, self._slots = merged_keys, merged_slots
+        places = np.searchsorted(self._keys, keys, side="right")
+        size, self._size = self._size, self._size + len(keys)
+        more = np.stack([keys, slots])
+        if self._size > self._space.shape[1] or len(keys) > _FEW:
+            old = np.ones(self._size, dtype=bool)
+            old[places + np.arange(len(keys))] = False
+            space = np.empty((2, max(2 * self._size, 1024)), dtype=np.int64)
+            space[:, : self._size][:, ~old] = more
+            space[:, : self._size][:, old] = self._space[:, :size]
+            self._space = space
+            return
+        end = size
+        for new in range(len(keys) - 1, -1, -1):  # moves whole stretches, which costs less than picking every number
+            place = int(places[new])
+            self._space[:, place + new + 1 : end + new + 1] = self._space[:, place:end]
+            self._space[:, place + new] = more[:, new]
+            end = place
 
     def before(self, codes: Ints, at_ms: Ints) -> Sight:
         """What is seen of each code strictly before each time."""
@@ -222,20 +245,20 @@ class History:
         """By slot."""
         return self._ended_ms.rows
 
-    def code(self, rows: pd.DataFrame, *, learn: bool) -> Transfers:
+    def code(self, rows: Rows, *, learn: bool) -> Transfers:
         """Code a batch; without `learn` names that are new leave no trace. `ended_at` may be NaN while a transfer runs."""
         code_names = self._names.learn if learn else self._names.find
         source, destination = code_names(rows["source"]), code_names(rows["destination"])
         pair = (source << 31) | destination
-        seconds = (rows["ended_at"] - rows["started_at"]).to_numpy(dtype=np.float64)
-        sizes = rows["bytes"].to_numpy(dtype=np.float64) if "bytes" in rows else np.full(len(rows), np.nan)
+        started, ended = (np.asarray(rows[name], dtype=np.float64) for name in ("started_at", "ended_at"))
+        sizes = np.asarray(rows["bytes"], dtype=np.float64) if "bytes" in rows else np.full(len(started), np.nan)
         return Transfers(
             link=self._pairs.learn(pair) if learn else self._pairs.find(pair),
             source=source,
             destination=destination,
-            started_ms=milliseconds(rows["started_at"]),
-            ended_ms=milliseconds(rows["ended_at"].fillna(0.0)),
-            log_duration=np.log1p(np.maximum(seconds, 0)).astype(np.float32),
+            started_ms=milliseconds(started),
+            ended_ms=milliseconds(np.where(np.isnan(ended), 0.0, ended)),
+            log_duration=np.log1p(np.maximum(ended - started, 0)).astype(np.float32),
             log_bytes=np.log1p(np.where(sizes >= 0, sizes, np.nan)).astype(np.float32),
         )
 

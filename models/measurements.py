@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.columns import Column, FloatArray, numbers, seconds, texts
+from models.columns import Column, FloatArray, Rows, numbers, seconds, texts
 from models.domain import ConfigError, aware
 from models.events import AHEAD, LONGEST_NAME, Refusal, RefusalReason, refusal
 
@@ -69,6 +70,7 @@ _TIME_BITS = 42  # of milliseconds, up to the year 2109
 _TIME_MASK = (1 << _TIME_BITS) - 1
 _MOST_READINGS = 1 << 19  # kept of one quantity
 _MOST_HOSTS = 1 << 16
+_MERGE_SHARE = 0.02  # of the long array: a short one that is longer is merged with it
 
 
 def decode_readings(documents: Sequence[object], *, now: datetime) -> tuple[pd.DataFrame, list[Refusal]]:
@@ -170,101 +172,169 @@ class Paths:
     def reset(self) -> None:
         """Forget everything."""
         self._hosts: dict[str, str] = {}  # the site of a host, as some document told
+        self._sites: dict[str, str] = {}  # folded name of the ATLAS site of an RSE; a cache
+        self._codes: dict[str, int] = {}  # of pairs of sites
         self._tables = {column: _AsOf() for column in PATH_COLUMNS}
 
     def locate(self, readings: pd.DataFrame) -> pd.DataFrame:
         """Return `readings` with ATLAS sites; "" where neither the reading nor an earlier one tells the site of its host."""
-        located = readings.copy()
-        ends = (("source_site", "source_host"), ("destination_site", "destination_host"))
-        for site, host in ends:
-            told = readings[(readings[site] != "") & (readings[host] != "")].drop_duplicates(host, keep="last")
-            self._hosts.update(zip(told[host], told[site], strict=True))
-        for site, host in ends:
-            named = readings[site].where(
-                readings[site] != "", _mapped(readings[host], lambda name: self._hosts.get(name, ""))
-            )
-            located[site] = _mapped(named, self._site_map.of_site)
-        while len(self._hosts) > _MOST_HOSTS:
-            del self._hosts[next(iter(self._hosts))]
-        return located
+        source, destination = self._located(readings)
+        return readings.assign(
+            source_site=pd.Series(source, index=readings.index, dtype="str"),
+            destination_site=pd.Series(destination, index=readings.index, dtype="str"),
+        )
 
     def absorb(self, readings: pd.DataFrame) -> None:
         """Take note of readings, in any order, late and repeated ones too."""
-        located = self.locate(readings)
-        located = located[(located["source_site"] != "") & (located["destination_site"] != "")]
-        pairs = _pair(located["source_site"], located["destination_site"])
+        source, destination = self._located(readings)
+        quantities, at, values = (readings[name].to_numpy() for name in ("quantity", "at", "value"))
+        placed = np.fromiter((a != "" and b != "" for a, b in zip(source, destination, strict=True)), bool, len(source))
+        outgrown = False
         for column, (quantity, _) in _PATHS.items():
-            chosen = (located["quantity"] == quantity).to_numpy()
-            value = located["value"].to_numpy()[chosen]
+            chosen = np.flatnonzero((quantities == quantity) & placed)
+            pairs = [_pair(source[row], destination[row]) for row in chosen]
+            codes = [self._codes.setdefault(pair, len(self._codes)) for pair in pairs]
             # A negative delay says that a clock is off and nothing of the delay, so that the one before is outdated too.
-            self._tables[column].insert(
-                pairs[chosen], located["at"].to_numpy()[chosen], np.where(value < 0, np.nan, value)
-            )
+            value = np.where(values[chosen] < 0, np.nan, values[chosen])
+            outgrown |= self._tables[column].insert(np.array(codes, dtype=np.int64), at[chosen], value)
+        if outgrown:
+            self._forget_pairs()
 
     def attach(self, events: pd.DataFrame) -> pd.DataFrame:
         """Return `events` with PATH_COLUMNS: the last reading strictly before `started_at`, NaN if that is too old.
 
         Loss and delay hold for six hours, throughput for seven days.
         """
-        source, destination = (_mapped(events[end], self._site_map.of_rse) for end in ("source", "destination"))
-        pairs, started = _pair(source, destination), events["started_at"].to_numpy()
-        found = {
-            column: self._tables[column].look_up(pairs, started, longest_s=longest_s)
+        return events.assign(**self.of(events))
+
+    def of(self, events: Rows) -> dict[str, FloatArray]:
+        """The columns that `attach` adds, of shape (n,) each."""
+        source, destination = (
+            self._of_rses(np.asarray(events[end], dtype=object)) for end in ("source", "destination")
+        )
+        pairs = (f"{a}>{b}" for a, b in zip(source, destination, strict=True))
+        codes = np.array([self._codes.get(pair, -1) for pair in pairs], dtype=np.int64)
+        started = np.asarray(events["started_at"], dtype=np.float64)
+        return {
+            column: self._tables[column].look_up(codes, started, longest_s=longest_s)
             for column, (_, longest_s) in _PATHS.items()
         }
-        return events.assign(**found)
+
+    def _located(self, readings: pd.DataFrame) -> tuple[list[str], list[str]]:
+        """The ATLAS sites of both ends, "" where they are not known; remembers what the readings tell of their hosts."""
+        ends = [
+            (readings[site].to_numpy(dtype=object), readings[host].to_numpy(dtype=object))
+            for site, host in (("source_site", "source_host"), ("destination_site", "destination_host"))
+        ]
+        for sites, hosts in ends:
+            self._hosts.update({host: site for host, site in zip(hosts, sites, strict=True) if host and site})
+        source, destination = (
+            [site or self._hosts.get(host, "") for site, host in zip(*end, strict=True)] for end in ends
+        )
+        while len(self._hosts) > _MOST_HOSTS:
+            del self._hosts[next(iter(self._hosts))]
+        atlas = {name: self._site_map.of_site(name) for name in {*source, *destination}}
+        return [atlas[name] for name in source], [atlas[name] for name in destination]
+
+    def _of_rses(self, names: npt.NDArray[np.object_]) -> list[str]:
+        """The ATLAS site of each RSE, folded: names of pairs are."""
+        if len(self._sites) > _MOST_HOSTS:
+            self._sites.clear()
+        for name in set(names).difference(self._sites):
+            self._sites[name] = self._site_map.of_rse(name).casefold()
+        return [self._sites[name] for name in names]
+
+    def _forget_pairs(self) -> None:
+        """Keep only the pairs of which there still are readings."""
+        used = np.unique(np.concatenate([table.codes for table in self._tables.values()]))
+        names = list(self._codes)
+        self._codes = {names[code]: place for place, code in enumerate(used)}
+        for table in self._tables.values():
+            table.renumber(used)
 
 
 class _AsOf:
-    """Values by (pair, time), as one sorted array of keys: pair's code << 42 | milliseconds."""
+    """Values by (pair, time), as sorted arrays of keys: pair's code << 42 | milliseconds.
+
+    Two of them, a long one and a short one of what came since that was last merged: a few readings put into a million
+    would move all of these.
+    """
 
     def __init__(self) -> None:
-        self._codes: dict[str, int] = {}
-        self._keys = np.empty(0, dtype=np.int64)
-        self._values = np.empty(0)
+        self._long, self._short = _Sorted.nothing(), _Sorted.nothing()
 
-    def insert(self, pairs: npt.NDArray[np.object_], at: FloatArray, values: FloatArray) -> None:
-        if len(pairs) == 0:
-            return
-        indexes, names = pd.factorize(pairs)
-        codes = np.array([self._codes.setdefault(name, len(self._codes)) for name in names], dtype=np.int64)
-        keys = np.concatenate([self._keys, codes[indexes] << _TIME_BITS | np.ceil(at * 1000).astype(np.int64)])
-        order = np.argsort(keys, kind="stable")
-        last = np.append(np.diff(keys[order]) != 0, True)  # of several with one key the newest counts
-        self._keys, self._values = keys[order][last], np.concatenate([self._values, values])[order][last]
-        if len(self._keys) > 2 * _MOST_READINGS:
-            self._forget()
+    def __len__(self) -> int:
+        return len(self._long.keys) + len(self._short.keys)
 
-    def look_up(self, pairs: npt.NDArray[np.object_], at: FloatArray, *, longest_s: float) -> FloatArray:
-        indexes, names = pd.factorize(pairs)
-        codes = np.array([self._codes.get(name, -1) for name in names], dtype=np.int64)[indexes]
+    @property
+    def codes(self) -> npt.NDArray[np.int64]:
+        """Codes of the pairs that there are readings of."""
+        return np.unique(np.concatenate([part.keys >> _TIME_BITS for part in (self._long, self._short)]))
+
+    def insert(self, codes: npt.NDArray[np.int64], at: FloatArray, values: FloatArray) -> bool:
+        """Add readings; return whether old ones had to go."""
+        if len(codes) == 0:
+            return False
+        self._short = self._short.with_newer(codes << _TIME_BITS | np.ceil(at * 1000).astype(np.int64), values)
+        if len(self._short.keys) > _MERGE_SHARE * len(self._long.keys):
+            self._long, self._short = self._long.with_newer(self._short.keys, self._short.values), _Sorted.nothing()
+            if len(self._long.keys) > 2 * _MOST_READINGS:
+                self._long = self._long.newest(_MOST_READINGS)
+                return True
+        return False
+
+    def look_up(self, codes: npt.NDArray[np.int64], at: FloatArray, *, longest_s: float) -> FloatArray:
         moment = np.floor(np.nan_to_num(at, nan=0.0) * 1000).astype(np.int64)
-        place = np.searchsorted(self._keys, codes << _TIME_BITS | moment) - 1
-        found = np.full(len(pairs), np.nan)
-        maybe = np.flatnonzero((codes >= 0) & (place >= 0))
-        keys = self._keys[place[maybe]]
-        fresh = (keys >> _TIME_BITS == codes[maybe]) & (moment[maybe] - (keys & _TIME_MASK) <= longest_s * 1000)
-        found[maybe[fresh]] = self._values[place[maybe[fresh]]]
-        return found
+        wanted = codes << _TIME_BITS | moment
+        key, value = self._long.before(wanted)
+        newer_key, newer_value = self._short.before(wanted)
+        newer = newer_key >= key
+        key, value = np.where(newer, newer_key, key), np.where(newer, newer_value, value)
+        fresh = (codes >= 0) & (key >> _TIME_BITS == codes) & (moment - (key & _TIME_MASK) <= longest_s * 1000)
+        return np.where(fresh, value, np.nan)
 
-    def _forget(self) -> None:
-        """Keep the newest readings, and the pairs that they are of."""
-        newest = np.sort(np.argpartition(self._keys & _TIME_MASK, -_MOST_READINGS)[-_MOST_READINGS:])
-        codes, renumbered = np.unique(self._keys[newest] >> _TIME_BITS, return_inverse=True)
-        names = list(self._codes)
-        self._codes = {names[code]: place for place, code in enumerate(codes)}
-        self._keys = renumbered.astype(np.int64) << _TIME_BITS | self._keys[newest] & _TIME_MASK
-        self._values = self._values[newest]
+    def renumber(self, used: npt.NDArray[np.int64]) -> None:
+        """Give each code its place in `used`."""
+        self._long, self._short = self._long.renumbered(used), self._short.renumbered(used)
 
 
-def _mapped(names: pd.Series[str], translate: Callable[[str], str]) -> pd.Series[str]:
-    indexes, distinct = pd.factorize(names.to_numpy(dtype=object))
-    translated = np.array([translate(name) for name in distinct], dtype=object)
-    return pd.Series(translated[indexes] if len(names) else [], index=names.index, dtype="str")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sorted:
+    """Readings in the order of their keys; both of shape (n,)."""
+
+    keys: npt.NDArray[np.int64]
+    values: FloatArray
+
+    @classmethod
+    def nothing(cls) -> _Sorted:
+        return cls(keys=np.empty(0, dtype=np.int64), values=np.empty(0))
+
+    def with_newer(self, keys: npt.NDArray[np.int64], values: FloatArray) -> _Sorted:
+        """These and others: of several with one key the newest counts."""
+        keys = np.concatenate([self.keys, keys])
+        order = np.argsort(keys, kind="stable")
+        last = np.append(np.diff(keys[order]) != 0, True)
+        kept = order[last]
+        return _Sorted(keys=keys[kept], values=np.concatenate([self.values, values])[kept])
+
+    def before(self, wanted: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], FloatArray]:
+        """The last key strictly before each of `wanted`, and its value; -1 and NaN where there is none."""
+        if not len(self.keys):
+            return np.full(len(wanted), -1, dtype=np.int64), np.full(len(wanted), np.nan)
+        place = np.searchsorted(self.keys, wanted) - 1
+        return np.where(place >= 0, self.keys[place], -1), np.where(place >= 0, self.values[place], np.nan)
+
+    def newest(self, count: int) -> _Sorted:
+        kept = np.sort(np.argpartition(self.keys & _TIME_MASK, -count)[-count:])
+        return _Sorted(keys=self.keys[kept], values=self.values[kept])
+
+    def renumbered(self, used: npt.NDArray[np.int64]) -> _Sorted:
+        codes = np.searchsorted(used, self.keys >> _TIME_BITS)
+        return _Sorted(keys=codes << _TIME_BITS | self.keys & _TIME_MASK, values=self.values)
 
 
-def _pair(source: pd.Series[str], destination: pd.Series[str]) -> npt.NDArray[np.object_]:
-    return (source.str.casefold() + ">" + destination.str.casefold()).to_numpy(dtype=object)
+def _pair(source: str, destination: str) -> str:
+    return f"{source.casefold()}>{destination.casefold()}"
 
 
 def _rtt(document: dict[str, object]) -> object:

@@ -26,7 +26,9 @@ from models.domain import GridError, GridUnreachable, Incident, RemedyCard, Reme
 from models.grid import Grid
 from remedies.contract import Remedy, Run, check_plan
 
-LOOKING = frozenset({"rse", "rses", "distance", "link_limit", "rule", "requests", "tickets"})  # all else of Grid acts
+LOOKING = frozenset(  # all else of Grid acts
+    {"rse", "rses", "distance", "link_limit", "storage_limit", "banned", "rule", "requests", "tickets"}
+)
 MAX_MEMORY = 2 * 1024**3  # bytes of data: a remedy that eats memory fails alone
 ORPHANED = 3  # exit status
 

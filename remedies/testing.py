@@ -294,6 +294,7 @@ def _request(request_id: str, link: Link) -> Request:
     return Request(
         id=f"{link}-{request_id}",
         rule_id="rule-1",
+        name=f"mc:{link}-{request_id}",
         source=link.source,
         destination=link.destination,
         activity="Production Input",

@@ -1,156 +1,128 @@
-"""Rucio's messages about transfers and deletions, as `hermes` delivers them: late, now and then out of order or twice."""
+"""Rucio's messages about transfers and deletions, as `hermes` delivers them: late, now and then out of order or twice.
+
+One record of `simulator.records` is one message. What stands in it is a function of the record and the seed, so the rows of
+`frame` are what `models.events.decode` reads from `lines`.
+"""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 
-from simulator.draws import Draws, For
-from simulator.state import File, Request, Rule, State
-from simulator.topology import Storage, Topology
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 
-_PORTS = {"davs": 443, "gsiftp": 2811, "srm": 8446}
-_OFTEN_LATE = 0.02  # share of documents that the index shows minutes later
+from models.events import EVENT_COLUMNS, empty_events
+from simulator.draws import Draws, FloatArray, For
+from simulator.fields import Fields
+from simulator.origin import Origin
+from simulator.records import Records, What
+from simulator.texts import Template, together
+from simulator.topology import Topology
+
+_OFTEN_LATE = 0.02  # share of messages that the index shows minutes later
 _TWICE = 0.005  # share that it shows twice
-_TYPES = ("transfer-queued", "transfer-waiting", "transfer-submitted", "transfer-done", "transfer-failed")
-_DELETIONS = ("deletion-planned", "deletion-done", "deletion-failed")
+_INDEX_S, _LATE_S, _AGAIN_S = 3.0, 120.0, 60.0  # means
+_LEAST_LATE_S = 60.0
+_BLOCK = 1 << 15  # messages that are written at once
+
+_REQUESTED = """\
+"request-id": "<request_id>", "request-type": "<request_type>", "scope": "<scope>", "name": "<name>", \
+"dst-rse-id": "<destination_id>", "dst-rse": "<destination>", "retry-count": <retries>, "activity": "<activity>", \
+"file-size": <bytes>, "bytes": <bytes>, "checksum-md5": null, "checksum-adler": "<checksum>", "queued_at": "<queued_at>\""""
+_WAITS = Template(
+    '{"event_type": "<type>", "payload": {' + _REQUESTED + ', "state": "<state>", "rule-id": "<rule_id>"}, '
+    '"created_at": "<created_at>"}\n'
+)
+_SUBMITTED = Template(
+    '{"event_type": "<type>", "payload": {' + _REQUESTED + ', "state": "SUBMITTED", "src-rse": "<source>", '
+    '"src-rse-id": "<source_id>", "external-id": "<job>", "external-host": "https://<fts>:8446", '
+    '"datatype": "<datatype>"}, "created_at": "<created_at>"}\n'
+)
+_ENDED = Template(
+    '{"event_type": "<type>", "payload": {"activity": "<activity>", "request-id": "<request_id>", '
+    '"previous-request-id": <previous>, "duration": <duration>, "checksum-adler": "<checksum>", "checksum-md5": null, '
+    '"file-size": <bytes>, "bytes": <bytes>, "guid": null, "protocol": "<protocol>", "scope": "<scope>", '
+    '"name": "<name>", "dataset": "<dataset>", "datasetScope": "<scope>", "src-type": "<source_type>", '
+    '"src-rse": "<source>", "src-url": "<source_url>", "dst-type": "<destination_type>", "dst-rse": "<destination>", '
+    '"dst-url": "<destination_url>", "reason": <whole_reason>, "transfer-endpoint": "https://<fts>:8446", '
+    '"transfer-id": "<job>", "transfer-link": "https://<fts>:8449/fts3/ftsmon/#/job/<job>", '
+    '"created_at": "<requested_at>", "submitted_at": <submitted_at>, "started_at": <started_at>, '
+    '"transferred_at": "<ended_at>", "tool-id": "rucio-conveyor", "account": null, "datatype": "<datatype>"}, '
+    '"created_at": "<created_at>"}\n'
+)
+_DELETED = (
+    '{"event_type": "<type>", "payload": {"scope": "<scope>", "name": "<name>", "rse": "<destination>", '
+    '"file-size": <bytes>, "bytes": <bytes>, "url": "<destination_url>", "protocol": "<protocol>", "datatype": "<datatype>"'
+)
+_TEMPLATES: Mapping[Template, tuple[What, ...]] = {
+    _WAITS: (What.QUEUED, What.WAITING),
+    _SUBMITTED: (What.SUBMITTED,),
+    _ENDED: (What.DONE, What.FAILED),
+    Template(_DELETED + '}, "created_at": "<created_at>"}\n'): (What.PLANNED,),
+    Template(_DELETED + ', "duration": <took>}, "created_at": "<created_at>"}\n'): (What.DELETED,),
+    Template(_DELETED + ', "reason": <whole_reason>}, "created_at": "<created_at>"}\n'): (
+        What.NOT_DELETED,
+        What.NOT_FOUND,
+    ),
+}
 
 
 class Documents:
-    """Writes each message and posts it for when it can be read. `now` is seconds after the world's start."""
+    """Messages of one grid. Times of records are seconds after `start`."""
 
-    def __init__(self, *, topology: Topology, draws: Draws, state: State, start: datetime) -> None:
-        self._topology = topology
+    def __init__(self, topology: Topology, draws: Draws, start: datetime) -> None:
         self._draws = draws
-        self._state = state
-        self._start = start.astimezone(UTC).replace(tzinfo=None)  # Rucio writes UTC without saying so
-        self._ids = {name: draws.hex(For.TOPOLOGY, 9999, i) for i, name in enumerate(topology.storages)}
+        self._origin = Origin(topology, draws, start)
 
-    def waits(self, rule: Rule, request: Request, now: float) -> None:
-        """A request was made (QUEUED), or has no source or destination that may be used (WAITING)."""
-        payload = self._request(rule, request) | {"state": request.phase, "rule-id": rule.id}
-        self._post(f"transfer-{request.phase.lower()}", payload, now, request)
+    def deliver(self, records: Records) -> tuple[FloatArray, Records]:
+        """The messages as the index shows them, some of them twice, each with when it does. Not in order."""
+        draws, names = self._draws, (For.DELIVERY, records["file"], records["tries"], records["what"])
+        luck = draws.uniforms(*names, 3)
+        readable = self._origin.written(records) + draws.exponentials(_INDEX_S, *names, 2)
+        late = luck < _OFTEN_LATE
+        readable[late] += _LEAST_LATE_S + draws.exponentials(_LATE_S, *names, 4)[late]
+        twice = luck > 1 - _TWICE
+        again = readable[twice] + draws.exponentials(_AGAIN_S, *names, 4)[twice]
+        return np.concatenate([readable, again]), np.concatenate([records, records[twice]])
 
-    def submitted(self, rule: Rule, request: Request, now: float) -> None:
-        source = self._topology.storages[request.source or ""]
-        payload = self._request(rule, request) | {
-            "state": "SUBMITTED",
-            "src-rse": source.name,
-            "src-rse-id": self._ids[source.name],
-            "external-id": _uuid(request.id),
-            "external-host": self._endpoint(rule),
-            "datatype": rule.dataset.split(".")[-1],
-        }
-        self._post("transfer-submitted", payload, now, request)
+    def frame(self, records: Records) -> pd.DataFrame:
+        """The messages in the form of a batch of events, in the order of their records."""
+        if len(records) == 0:
+            return empty_events()
+        blocks = [Fields(self._origin, block) for block in _blocks(records)]
+        columns = {name: [block.column(name) for block in blocks] for name in EVENT_COLUMNS}
+        return pd.DataFrame(
+            {
+                name: np.concatenate(parts)
+                if isinstance(parts[0], np.ndarray)
+                else pd.Series(pa.chunked_array(parts), dtype="str")
+                for name, parts in columns.items()
+            }
+        )
 
-    def ended(self, rule: Rule, request: Request, now: float, reason: str) -> None:
-        """Done, or failed where there is a reason."""
-        source = self._topology.storages[request.source or ""]
-        destination = self._topology.storages[rule.destination]
-        file, endpoint, job = request.file, self._endpoint(rule), _uuid(request.id)
-        payload = {
-            "activity": rule.activity,
-            "request-id": request.id,
-            "previous-request-id": request.previous_id,
-            "duration": int(now) - int(request.started_at),
-            "checksum-adler": request.id[:8],
-            "checksum-md5": None,
-            "file-size": file.bytes,
-            "bytes": file.bytes,
-            "guid": None,
-            "protocol": destination.protocol,
-            "scope": rule.scope,
-            "name": file.name,
-            "dataset": rule.dataset,
-            "datasetScope": rule.scope,
-            "src-type": source.kind,
-            "src-rse": source.name,
-            "src-url": _url(source, rule.scope, file.name, file.number),
-            "dst-type": destination.kind,
-            "dst-rse": destination.name,
-            "dst-url": _url(destination, rule.scope, file.name, file.number),
-            "reason": reason,
-            "transfer-endpoint": endpoint,
-            "transfer-id": job,
-            "transfer-link": f"{endpoint}/fts3/ftsmon/#/job/{job}",
-            "created_at": self._time(request.queued_at),
-            "submitted_at": self._time(request.submitted_at),
-            "started_at": self._time(request.started_at),
-            "transferred_at": self._time(now),
-            "tool-id": "rucio-conveyor",
-            "account": None,
-            "datatype": rule.dataset.split(".")[-1],
-        }
-        polled = now + self._draws.between(3, 45, For.DELIVERY, file.number, file.tries, 10)
-        self._post("transfer-failed" if reason else "transfer-done", payload, polled, request)
+    def text(self, records: Records) -> bytes:
+        """The messages as JSON lines, in the order of their records."""
+        return b"".join(self._block(block) for block in _blocks(records))
 
-    def deletion(
-        self, number: int, step: str, storage: Storage, file: File, scope: str, now: float, reason: str
-    ) -> None:
-        """`step` is planned, done or failed; `number` names the deletion."""
-        payload = {
-            "scope": scope,
-            "name": file.name,
-            "rse": storage.name,
-            "file-size": file.bytes,
-            "bytes": file.bytes,
-            "url": _url(storage, scope, file.name, file.number),
-            "protocol": storage.protocol,
-            "datatype": file.name.split(".")[0],
-        }
-        if step == "done":
-            payload["duration"] = self._draws.lognormal(0.2, 1.0, For.DELETION, number, 5)
-        elif step == "failed":
-            payload["reason"] = reason
-        event_type = f"deletion-{step}"
-        self._deliver(event_type, payload, now, (2, number, 0, _DELETIONS.index(event_type)))
+    def lines(self, records: Records) -> list[bytes]:
+        """The messages as JSON, in the order of their records."""
+        return self.text(records).split(b"\n")[:-1]
 
-    def _request(self, rule: Rule, request: Request) -> dict[str, Any]:
-        return {
-            "request-id": request.id,
-            "request-type": "transfer",
-            "scope": rule.scope,
-            "name": request.file.name,
-            "dst-rse-id": self._ids[rule.destination],
-            "dst-rse": rule.destination,
-            "retry-count": request.retries or None,
-            "activity": rule.activity,
-            "file-size": request.file.bytes,
-            "bytes": request.file.bytes,
-            "checksum-md5": None,
-            "checksum-adler": request.id[:8],
-            "queued_at": str(self._start + timedelta(seconds=request.queued_at)),
-        }
-
-    def _post(self, event_type: str, payload: dict[str, Any], at: float, request: Request) -> None:
-        self._deliver(event_type, payload, at, (1, request.file.number, request.file.tries, _TYPES.index(event_type)))
-
-    def _deliver(self, event_type: str, payload: dict[str, Any], at: float, name: tuple[int, ...]) -> None:
-        draw, state = self._draws, self._state
-        created = at + draw.exponential(2.0, For.DELIVERY, *name, 1)
-        readable = created + draw.exponential(3.0, For.DELIVERY, *name, 2)
-        luck = draw.uniform(For.DELIVERY, *name, 3)
-        if luck < _OFTEN_LATE:
-            readable += 60 + draw.exponential(120.0, For.DELIVERY, *name, 4)
-        document = {"event_type": event_type, "payload": payload, "created_at": self._time(created)}
-        state.post(readable, "events", document)
-        if luck > 1 - _TWICE:
-            state.post(readable + draw.exponential(60.0, For.DELIVERY, *name, 4), "events", document)
-
-    def _time(self, at: float) -> str:
-        return str(self._start + timedelta(seconds=int(at)))
-
-    def _endpoint(self, rule: Rule) -> str:
-        return f"https://{self._topology.fts[self._topology.storages[rule.destination].site]}:8446"
+    def _block(self, records: Records) -> bytes:
+        """Written form by form, and put in order."""
+        texts, order = [], []
+        for template, whats in _TEMPLATES.items():
+            rows = np.flatnonzero(np.isin(records["what"], whats))
+            if len(rows):
+                texts.append(template.filled(Fields(self._origin, records[rows])))
+                order.append(rows)
+        places = np.empty(len(records), dtype=np.int64)
+        places[np.concatenate(order)] = np.arange(len(records))
+        return together(pa.concat_arrays(texts).take(pa.array(places)))
 
 
-def _url(storage: Storage, scope: str, name: str, number: int) -> str:
-    place = storage.name.rpartition("_")[2].lower()
-    path = f"atlas{place}/rucio/{scope.replace('.', '/')}/{number % 251:02x}/{number % 241:02x}/{name}"
-    door = "/srm/managerv2?SFN=" if storage.protocol == "srm" else ""
-    return f"{storage.protocol}://{storage.host}:{_PORTS[storage.protocol]}{door}/pnfs/{path}"
-
-
-def _uuid(request_id: str) -> str:
-    job = request_id[::-1]
-    return f"{job[:8]}-{job[8:12]}-5{job[13:16]}-a{job[17:20]}-{job[20:]}"
+def _blocks(records: Records) -> Iterator[Records]:
+    for first in range(0, len(records), _BLOCK):
+        yield records[first : first + _BLOCK]

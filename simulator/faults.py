@@ -1,34 +1,98 @@
-"""What can be wrong with a grid, where, from when to when; and what that does to storage and network while it lasts."""
+"""What can be wrong with a grid, where, from when to when; and what that does to storage, network and FTS while it lasts.
+
+Beside faults stand disturbances: what looks unusual and is nobody's fault. Times are seconds after the world's start.
+"""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
-from simulator.draws import Draws, For
+import numpy as np
+import numpy.typing as npt
+
 from simulator.topology import Topology
 
-HOUR = 3600.0
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+HOUR: Final = 3600.0
+FLAP_S: Final = 1200.0  # a flapping link loses packets for half of this, and is well for the other half
+LONGER_ROUTE_LOSS: Final = 1e-3  # of packets, on a route that is longer than it should be
+DOOR_SLOWNESS: Final = (
+    0.8  # a door is slower by the bandwidth lost to this power: slow disks answer metadata slowly too
+)
 
 
 class FaultKind(enum.StrEnum):
-    """`strength` means for each kind what stands beside it."""
+    READ_SLOW = "read-slow"
+    WRITE_SLOW = "write-slow"
+    STORAGE_FULL = "storage-full"
+    CREDENTIALS_EXPIRED = "credentials-expired"
+    DISK_CORRUPT = "disk-corrupt"
+    FILES_MISSING = "files-missing"
+    OVERLOADED = "overloaded"
+    LINK_LOSSY = "link-lossy"
+    SITE_LOSSY = "site-lossy"
+    ROUTE_LONGER = "route-longer"
+    FTS_STALLED = "fts-stalled"
+    TAPE_SLOW = "tape-slow"
+    SITE_DARK = "site-dark"
+    BLACK_HOLE = "black-hole"
+    LINK_FLAPPING = "link-flapping"
 
-    READ_SLOW = "read-slow"  # fraction of its bandwidth that one file being read has left
-    WRITE_SLOW = "write-slow"  # the same for writing
-    DISK_FULL = "disk-full"  # share of writes that find no space
-    DOOR_REFUSES = "door-refuses"  # share of connections that the storage's door refuses
-    DOOR_BUSY = "door-busy"  # connections that the door still takes at once
-    PACKETS_LOST = "packets-lost"  # fraction of packets lost from one site to another
+
+class Target(enum.StrEnum):
+    """What a fault strikes: the word before the colon of its culprit."""
+
+    RSE = "rse"  # rse:NAME
+    NETWORK = "network"  # network:SITE>SITE, in this direction
+    SITE = "site"  # site:NAME
+    FTS = "fts"  # fts:HOST
+
+
+@dataclass(frozen=True, slots=True)
+class Nature:
+    """Of a kind of fault: what it strikes, what its `strength` means, how strong it is if nobody says, and may be at all."""
+
+    target: Target
+    means: str
+    mildest: float
+    gravest: float
+    low: float
+    high: float
+
+
+_R, _N, _S, _F = Target.RSE, Target.NETWORK, Target.SITE, Target.FTS
+NATURES: Final[Mapping[FaultKind, Nature]] = {
+    FaultKind.READ_SLOW: Nature(_R, "factor of its bandwidth that one file being read has left", 0.06, 0.02, 0.001, 1),
+    FaultKind.WRITE_SLOW: Nature(
+        _R, "factor of its bandwidth that one file being written has left", 0.06, 0.02, 0.001, 1
+    ),
+    FaultKind.STORAGE_FULL: Nature(_R, "share of writes that find no space", 0.8, 1, 0, 1),
+    FaultKind.CREDENTIALS_EXPIRED: Nature(
+        _R, "share of transfers from and to it, and of deletions, that are refused", 0.7, 1, 0, 1
+    ),
+    FaultKind.DISK_CORRUPT: Nature(_R, "share of its files whose checksum is wrong once they are read", 0.3, 0.7, 0, 1),
+    FaultKind.FILES_MISSING: Nature(_R, "share of its files that are not found", 0.3, 0.7, 0, 1),
+    FaultKind.OVERLOADED: Nature(_R, "number of connections that its door still takes at once", 3, 1, 1, 1000),
+    FaultKind.LINK_LOSSY: Nature(_N, "share of packets lost", 0.005, 0.04, 0, 1),
+    FaultKind.SITE_LOSSY: Nature(_S, "share of packets lost on every path into and out of it", 0.01, 0.04, 0, 1),
+    FaultKind.ROUTE_LONGER: Nature(_N, "factor of the round trip", 3, 8, 1, 50),
+    FaultKind.FTS_STALLED: Nature(_F, "factor of its slots that are left", 0.01, 0, 0, 1),
+    FaultKind.TAPE_SLOW: Nature(_R, "factor of the time to mount a tape", 8, 20, 1, 1000),
+    FaultKind.SITE_DARK: Nature(_S, "share of connections to any of its storage that are refused", 0.9, 1, 0, 1),
+    FaultKind.BLACK_HOLE: Nature(_R, "share of transfers to it that fail within seconds", 0.9, 1, 0, 1),
+    FaultKind.LINK_FLAPPING: Nature(_N, "share of packets lost, ten minutes in every twenty", 0.02, 0.08, 0, 1),
+}
 
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """One thing that is wrong. `culprit` is `rse:X` or `network:S>T`; times are seconds after the world's start.
-
-    A support ticket may bring `end` forward, never back.
-    """
+    """One thing that is wrong in [start, end). A support ticket may bring `end` forward, never back."""
 
     number: int
     kind: FaultKind
@@ -42,124 +106,194 @@ class Fault:
         """The name of the culprit, without its kind."""
         return self.culprit.partition(":")[2]
 
+    def active(self, at: float) -> bool:
+        return self.start <= at < self.end
+
     def found_by(self, culprit: str, topology: Topology) -> bool:
         """Whether support would find it if it were told of `culprit`: the thing itself, its site, or a link that it is on."""
         kind, _, name = culprit.partition(":")
         ends = name.split(">")
-        if self.where in topology.storages:
-            return culprit in {self.culprit, f"site:{topology.storages[self.where].site}"} or (
-                kind == "link" and self.where in ends
-            )
-        sites = (topology.storages[end].site if end in topology.storages else end for end in ends)
-        return kind in {"link", "network"} and ">".join(sites) == self.where
+        if culprit == self.culprit:
+            return True
+        target = NATURES[self.kind].target
+        if target is Target.RSE:
+            site = topology.sites[topology.rse_site[topology.rse(self.where)]]
+            return culprit == f"site:{site}" or (kind == "link" and self.where in ends)
+        sites = [_site_of(end, topology) for end in ends]
+        if target is Target.SITE:
+            return kind in {"rse", "link", "network"} and self.where in sites
+        return target is Target.NETWORK and kind in {"link", "network"} and ">".join(sites) == self.where
+
+
+def _site_of(name: str, topology: Topology) -> str:
+    """The site of a storage element; what is none stays as it is."""
+    return topology.sites[topology.rse_site[topology.rses.index(name)]] if name in topology.rses else name
+
+
+class DisturbanceKind(enum.StrEnum):
+    """`strength` means for each kind what stands beside it."""
+
+    LARGE_FILES = "large-files"  # factor of the files' sizes
+    BUSY_DAY = "busy-day"  # factor of what arrives
+    DOWNTIME = "downtime"  # none: whatever it names is closed, as was announced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
-    """What is left of a storage element."""
+class Disturbance:
+    """What is unusual in [start, end), and no fault. `where` is empty (everywhere), site:X, rse:X or activity:X."""
 
-    read: float = 1.0
-    write: float = 1.0
-    full: float = 0.0
-    refuses: float = 0.0
-    connections: int | None = None
+    kind: DisturbanceKind
+    where: str
+    start: float
+    end: float
+    strength: float
 
-    @property
-    def slowness(self) -> float:
-        """How much longer its door takes: disks that are slow answer metadata slowly too."""
-        return float(min(self.read, self.write) ** -0.8)
+    def rses(self, topology: Topology) -> IntArray:
+        """The storage elements that it is about; all of them for an activity."""
+        what, _, name = self.where.partition(":")
+        if what == "rse":
+            return np.array([topology.rse(name)], dtype=np.int64)
+        if what == "site":
+            return np.flatnonzero(topology.rse_site == topology.site(name))
+        return np.arange(len(topology.rses), dtype=np.int64)
 
 
-HEALTHY = Health()
+class Blame(enum.IntEnum):
+    """Rows of `Conditions.blame`."""
+
+    FULL = 0
+    CREDENTIALS = 1
+    CORRUPT = 2
+    MISSING = 3
+    REFUSED = 4
+    BLACK_HOLE = 5
+    BUSY = 6
+    READ = 7
+    WRITE = 8
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """What the faults of this moment do, by storage element and by path; whatever is not named is as it should be."""
+    """What the faults of a moment do. R storage elements, S sites, F FTS servers; the graver of two faults counts."""
 
-    def __init__(self, active: Iterable[Fault]) -> None:
-        self.storages: dict[str, Health] = {}
-        self.losses: dict[tuple[str, str], float] = {}
-        places: dict[str, list[Fault]] = {}
+    read: FloatArray  # [R] factors of what one file gets; all files together get the square root of it
+    write: FloatArray
+    overhead: FloatArray  # [R] factor of the door's time
+    full: FloatArray  # [R] shares that fail, from here
+    credentials: FloatArray
+    corrupt: FloatArray
+    missing: FloatArray
+    refused: FloatArray
+    black_hole: FloatArray  # to here
+    busy: IntArray  # [R] connections still taken; 0: as many as ever
+    mount: FloatArray  # [R] factor of the time to mount a tape
+    blame: IntArray  # [9, R] number of the fault behind each of `Blame`, -1 where there is none
+    loss: FloatArray  # [S, S] share of packets
+    rtt_s: FloatArray  # [S, S]
+    slots: FloatArray  # [F] factor of the slots
+
+    @classmethod
+    def of(cls, topology: Topology, active: Iterable[Fault], at: float) -> Conditions:
+        """The conditions at the moment `at` under the faults that are active then."""
+        conditions = cls._sound(topology)
         for fault in active:
-            places.setdefault(fault.where, []).append(fault)
-        for where, faults in places.items():
-            if ">" in where:
-                source, _, destination = where.partition(">")
-                self.losses[source, destination] = max(fault.strength for fault in faults)
-            else:
-                self.storages[where] = _health(faults)
+            conditions.strike(fault, topology, at)
+        np.minimum(conditions.read, conditions.write, out=conditions.overhead)
+        np.power(conditions.overhead, -DOOR_SLOWNESS, out=conditions.overhead)
+        return conditions
 
-    def storage(self, name: str) -> Health:
-        return self.storages.get(name, HEALTHY)
+    @classmethod
+    def _sound(cls, topology: Topology) -> Conditions:
+        rses = len(topology.rses)
+        return cls(
+            read=np.ones(rses),
+            write=np.ones(rses),
+            overhead=np.ones(rses),
+            full=np.zeros(rses),
+            credentials=np.zeros(rses),
+            corrupt=np.zeros(rses),
+            missing=np.zeros(rses),
+            refused=np.zeros(rses),
+            black_hole=np.zeros(rses),
+            busy=np.zeros(rses, dtype=np.int64),
+            mount=np.ones(rses),
+            blame=np.full((len(Blame), rses), -1, dtype=np.int64),
+            loss=topology.loss.copy(),
+            rtt_s=topology.rtt_s.copy(),
+            slots=np.ones(len(topology.fts)),
+        )
 
-    def loss(self, source: str, destination: str, usual: float) -> float:
-        return max(usual, self.losses.get((source, destination), 0.0))
+    def strike(self, fault: Fault, topology: Topology, at: float) -> None:
+        """Make it as bad as this fault makes it; `overhead` follows at the end."""
+        target = NATURES[fault.kind].target
+        if target is Target.RSE:
+            self._strike_rse(fault, topology.rse(fault.where))
+        elif target is Target.SITE:
+            self._strike_site(fault, topology)
+        elif target is Target.FTS:
+            server = topology.server(fault.where)
+            self.slots[server] = min(self.slots[server], fault.strength)
+        else:
+            source, destination = (topology.site(end) for end in fault.where.split(">"))
+            self._strike_path(fault, source, destination, topology, at)
+
+    def _strike_rse(self, fault: Fault, rse: int) -> None:
+        strength = fault.strength
+        if fault.kind is FaultKind.TAPE_SLOW:
+            self.mount[rse] = max(self.mount[rse], strength)
+        elif fault.kind is FaultKind.OVERLOADED:
+            if self.busy[rse] == 0 or strength < self.busy[rse]:
+                self.busy[rse], self.blame[Blame.BUSY, rse] = round(strength), fault.number
+        elif fault.kind in {FaultKind.READ_SLOW, FaultKind.WRITE_SLOW}:
+            row, factors = (Blame.READ, self.read) if fault.kind is FaultKind.READ_SLOW else (Blame.WRITE, self.write)
+            if strength < factors[rse]:
+                factors[rse], self.blame[row, rse] = strength, fault.number
+        else:
+            row, shares = {
+                FaultKind.STORAGE_FULL: (Blame.FULL, self.full),
+                FaultKind.CREDENTIALS_EXPIRED: (Blame.CREDENTIALS, self.credentials),
+                FaultKind.DISK_CORRUPT: (Blame.CORRUPT, self.corrupt),
+                FaultKind.FILES_MISSING: (Blame.MISSING, self.missing),
+                FaultKind.BLACK_HOLE: (Blame.BLACK_HOLE, self.black_hole),
+            }[fault.kind]
+            if strength > shares[rse]:
+                shares[rse], self.blame[row, rse] = strength, fault.number
+
+    def _strike_site(self, fault: Fault, topology: Topology) -> None:
+        site = topology.site(fault.where)
+        others = np.arange(len(topology.sites)) != site
+        dark = fault.kind is FaultKind.SITE_DARK
+        loss = 1.0 if dark else fault.strength
+        self.loss[site, others] = np.maximum(self.loss[site, others], loss)
+        self.loss[others, site] = np.maximum(self.loss[others, site], loss)
+        if dark:
+            graver = (topology.rse_site == site) & (self.refused < fault.strength)
+            self.refused[graver], self.blame[Blame.REFUSED, graver] = fault.strength, fault.number
+
+    def _strike_path(self, fault: Fault, source: int, destination: int, topology: Topology, at: float) -> None:
+        path = (source, destination)
+        if fault.kind is FaultKind.ROUTE_LONGER:
+            self.rtt_s[path] = max(self.rtt_s[path], topology.rtt_s[path] * fault.strength)
+            self.loss[path] = max(self.loss[path], LONGER_ROUTE_LOSS)
+        elif fault.kind is FaultKind.LINK_LOSSY or flapped(fault, at):
+            self.loss[path] = max(self.loss[path], fault.strength)
 
 
-def _health(faults: Sequence[Fault]) -> Health:
-    strength = {fault.kind: fault.strength for fault in faults}
-    busy = strength.get(FaultKind.DOOR_BUSY)
-    return Health(
-        read=strength.get(FaultKind.READ_SLOW, 1.0),
-        write=strength.get(FaultKind.WRITE_SLOW, 1.0),
-        full=strength.get(FaultKind.DISK_FULL, 0.0),
-        refuses=strength.get(FaultKind.DOOR_REFUSES, 0.0),
-        connections=None if busy is None else round(busy),
-    )
+def flapped(fault: Fault, at: float) -> bool:
+    """Whether a flapping link loses packets at that moment."""
+    return (at - fault.start) % FLAP_S < FLAP_S / 2
 
 
-_STRENGTHS = {
-    FaultKind.READ_SLOW: (0.02, 0.06),
-    FaultKind.WRITE_SLOW: (0.02, 0.06),
-    FaultKind.DISK_FULL: (0.8, 1.0),
-    FaultKind.DOOR_REFUSES: (0.7, 1.0),
-    FaultKind.DOOR_BUSY: (2.0, 5.0),
-    FaultKind.PACKETS_LOST: (0.01, 0.04),
-}
-_KINDS = tuple(FaultKind)
-_APART = 4  # so many faults in a row have different culprits
-_FAR_S = 0.015  # round trip from which on lost packets are felt
+def changes(faults: Iterable[Fault], after: float) -> float:
+    """The next moment after `after` at which conditions are others; infinity if they stay as they are."""
+    return min((_next(fault, after) for fault in faults if fault.end > after), default=math.inf)
 
 
-def outbreak(number: int, before: Sequence[Fault], *, first: float, topology: Topology, draws: Draws) -> Fault:
-    """The fault of that number out of an endless sequence, given those drawn before it.
-
-    One breaks out every one to two hours and lasts one to four; the first starts at `first` and is a slow storage
-    element. Each six in a row hold every kind once.
-    """
-    gap = draws.between(HOUR, 2 * HOUR, For.FAULT, number, 0)
-    start = before[-1].start + gap if before else first
-    block = number // len(_KINDS)
-    order = sorted(_KINDS, key=lambda kind: draws.uniform(For.FAULT, block, 1000 + _KINDS.index(kind)))
-    if block == 0:
-        order.sort(key=lambda kind: kind is not FaultKind.READ_SLOW)
-    kind = order[number % len(_KINDS)]
-    places = _places(kind, topology)
-    recent = {fault.culprit for fault in before[-_APART:]}
-    likely = [(place, weight) for place, weight in places if place not in recent]
-    strongest, weakest = _STRENGTHS[kind]
-    if number == 0:  # the first one strikes hard, and where it is soon seen
-        likely = sorted(likely, key=lambda place: -place[1])[:4]
-        weakest = strongest + (weakest - strongest) / 4
-    cumulative = [sum(weight for _, weight in likely[: i + 1]) for i in range(len(likely))]
-    return Fault(
-        number=number,
-        kind=kind,
-        culprit=likely[draws.index(cumulative, For.FAULT, number, 1)][0],
-        start=start,
-        end=start + draws.between(HOUR, 4 * HOUR, For.FAULT, number, 2),
-        strength=draws.between(strongest, weakest, For.FAULT, number, 3),
-    )
-
-
-def _places(kind: FaultKind, topology: Topology) -> list[tuple[str, float]]:
-    """Where such a fault may strike, and how likely: where much is moved."""
-    disks = [s for s in topology.storages.values() if s.name.endswith("_DATADISK")]
-    if kind is not FaultKind.PACKETS_LOST:
-        return [(f"rse:{storage.name}", storage.weight**2) for storage in disks]
-    weights = {storage.site: storage.weight**2 for storage in disks}
-    return [
-        (f"network:{path.source}>{path.destination}", weights[path.source] * weights[path.destination])
-        for path in topology.paths.values()
-        if path.rtt_s > _FAR_S
-    ]
+def _next(fault: Fault, after: float) -> float:
+    if fault.start > after:
+        return fault.start
+    if fault.kind is not FaultKind.LINK_FLAPPING:
+        return fault.end
+    half = FLAP_S / 2
+    flap = fault.start + half * (math.floor((after - fault.start) / half) + 1)
+    return min(flap, fault.end) if flap > after else min(flap + half, fault.end)

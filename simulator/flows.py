@@ -1,85 +1,84 @@
-"""Who gets how much bandwidth: transfers under way share storage and network equally, each up to its own limit.
+"""Who gets how much bandwidth: max-min fairness over storage, uplinks and network paths, each flow up to its own limit.
 
-A flow's rate is the least of its own limit (TCP and disk) and of its shares of the source's reading, the destination's
-writing and the path's capacity. Rates change only when a flow joins or leaves, or when a capacity changes.
+The fluid model of progressive filling (Bertsekas and Gallager, Data Networks, 6.5.2): the fair share of every resource grows
+until some flow can take no more, that flow is settled, and what it leaves is shared among the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+import numpy as np
+from numba import njit
 
-from simulator.state import Request
+from simulator.state import Array
 
-
-@dataclass(slots=True, eq=False)
-class Resource:
-    """Something that flows share, in bytes a second. `share` is what each of them gets."""
-
-    capacity: float
-    members: dict[str, Flow] = field(default_factory=dict)
-    share: float = 0.0
-
-    def divide(self) -> None:
-        self.share = self.capacity / max(1, len(self.members))
+USES = 5  # resources of one flow: reading, writing, uplink out, uplink in, path
 
 
-@dataclass(slots=True, eq=False)
-class Flow:
-    """A request that moves bytes now. `limit` is what it gets when it is alone."""
+@njit(cache=True)
+def resource(use: int, source: int, destination: int, from_site: int, to_site: int, rses: int, sites: int) -> int:
+    """The number of a resource: R read, R write, S out, S in, S * S paths; within a site there is no uplink (-1)."""
+    if use == 0:
+        return source
+    if use == 1:
+        return rses + destination
+    if use == 4:
+        return 2 * rses + 2 * sites + from_site * sites + to_site
+    if from_site == to_site:
+        return -1
+    return 2 * rses + (from_site if use == 2 else sites + to_site)
 
-    request: Request
-    resources: tuple[Resource, Resource, Resource]
-    limit: float
+
+@njit(cache=True)
+def share(uses: Array, limits: Array, capacity: Array, rates: Array) -> None:
+    """Fill `rates` (f8[n], bytes a second) for n flows.
+
+    `uses` i8[n, USES] are the resources of each (-1: none), `limits` f8[n] what each gets when alone, `capacity` f8[...] what
+    each resource has.
+    """
+    flows = len(limits)
+    left = np.empty(len(capacity))
+    members = np.zeros(len(capacity), dtype=np.int64)
+    for flow in range(flows):
+        for use in range(USES):
+            if uses[flow, use] >= 0:
+                left[uses[flow, use]] = capacity[uses[flow, use]]
+                members[uses[flow, use]] += 1
+    open_flows = np.arange(flows)
+    shares = np.empty(flows)
+    count = flows
+    while count:
+        least, kept = np.inf, 0
+        for place in range(count):
+            flow = open_flows[place]
+            fair = np.inf
+            for use in range(USES):
+                one = uses[flow, use]
+                if one >= 0:
+                    fair = min(fair, max(left[one], 0.0) / members[one])
+            if limits[flow] <= fair:
+                _settle(flow, limits[flow], uses, left, members, rates)
+            else:
+                shares[flow] = fair
+                least = min(least, fair)
+                open_flows[kept] = flow
+                kept += 1
+        if kept == count:  # nobody is held by its own limit: the tightest resource is shared out
+            kept = 0
+            for place in range(count):
+                flow = open_flows[place]
+                if shares[flow] <= least * (1 + 1e-12):
+                    _settle(flow, least, uses, left, members, rates)
+                else:
+                    open_flows[kept] = flow
+                    kept += 1
+        count = kept
 
 
-class Flows:
-    """All flows. `changed(request, now)` is called whenever a request has a new rate."""
-
-    def __init__(self, changed: Callable[[Request, float], None]) -> None:
-        self._changed = changed
-        self._flows: dict[str, Flow] = {}
-
-    def join(self, request: Request, resources: tuple[Resource, Resource, Resource], limit: float, now: float) -> None:
-        flow = self.place(request, resources, limit)
-        self._spread(flow.resources, now)
-
-    def place(self, request: Request, resources: tuple[Resource, Resource, Resource], limit: float) -> Flow:
-        """Put a flow where it stood, without a change of rates (when a state was read back)."""
-        flow = self._flows[request.id] = Flow(request, resources, limit)
-        for resource in resources:
-            resource.members[request.id] = flow
-            resource.divide()
-        return flow
-
-    def leave(self, request: Request, now: float) -> None:
-        flow = self._flows.pop(request.id)
-        for resource in flow.resources:
-            del resource.members[request.id]
-            resource.divide()
-        self._spread(flow.resources, now)
-
-    def change(self, limits: Mapping[str, float], resources: Iterable[Resource], now: float) -> None:
-        """Take over new limits (by request id) and the new capacities of resources."""
-        for request_id, limit in limits.items():
-            self._flows[request_id].limit = limit
-        for resource in resources:
-            resource.divide()
-        for flow in self._flows.values():
-            self._set_rate(flow, now)
-
-    def _spread(self, resources: Iterable[Resource], now: float) -> None:
-        for resource in resources:
-            for flow in resource.members.values():
-                self._set_rate(flow, now)
-
-    def _set_rate(self, flow: Flow, now: float) -> None:
-        read, write, path = flow.resources
-        rate = min(flow.limit, read.share, write.share, path.share)
-        request = flow.request
-        if rate == request.rate:
-            return
-        request.left -= request.rate * (now - request.since)
-        request.since = now
-        request.rate = rate
-        self._changed(request, now)
+@njit(cache=True)
+def _settle(flow: int, rate: float, uses: Array, left: Array, members: Array, rates: Array) -> None:
+    rates[flow] = rate
+    for use in range(USES):
+        one = uses[flow, use]
+        if one >= 0:
+            left[one] -= rate
+            members[one] -= 1

@@ -1,6 +1,6 @@
 """A world that is kept on disk: killed at any moment, it goes on where it stood, with every effect and number as it was.
 
-The directory holds `run.json` (what the world is made from), `clock` (how far it was to go), `state.json` (a snapshot),
+The directory holds `run.json` (what the world is made from), `clock` (how far it was to go), `state.npz` (a snapshot),
 `journal.jsonl` (every call received), `events/` and `measurements/` (documents by number), and `truth.json` (the faults so
 far). Reading back is the snapshot, then the journal's acts at their instants: the world is deterministic, so the documents
 that are on disk already come out the same and are not written twice.
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from pydantic import ConfigDict, TypeAdapter, ValidationError, validate_call
@@ -23,16 +23,26 @@ from pydantic_core import to_json, to_jsonable_python
 from models.domain import ConfigError, GridError
 from simulator import disk
 from simulator.grid import ACTS, READS, SimulatedGrid
-from simulator.state import STATE, Stream
-from simulator.world import Setup, World
+from simulator.scenario import Scenario
+from simulator.state import Array, Stream
+from simulator.world import World
 
 log = structlog.get_logger()
 
-_SETUP = TypeAdapter(Setup)
 _SNAPSHOT_EVERY = timedelta(minutes=10)  # of simulated time
 _STEP = timedelta(hours=1)  # most that is simulated before documents are written
 
-T = TypeVar("T")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a world is made from. `start` is its first instant."""
+
+    scenario: Scenario
+    seed: int
+    start: datetime
+
+
+_SETUP = TypeAdapter(Setup)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +73,10 @@ class Keeper:
     def _open(self, setup: Setup, until: datetime) -> None:
         directory = self._directory
         self.setup = self._adopt(setup, until)
-        path = directory / "state.json"
-        state = _read(path, STATE, "delete this file: the run is lived again from its start") if path.exists() else None
-        self._world = World(self.setup, state)
+        self._snapshot = directory / "state.npz"
+        self._world = self._resumed()
         self._grid = SimulatedGrid(self._world)
+        self._grid.prepare()
         strict = validate_call(config=ConfigDict(strict=True))
         self._methods = {name: strict(getattr(self._grid, name)) for name in READS + ACTS}
         self._logs: dict[Stream, disk.Log] = {
@@ -81,7 +91,7 @@ class Keeper:
     @property
     def run(self) -> str:
         """A name of this run: numbers of documents mean nothing in another one."""
-        return f"{self.setup.seed}-{self.setup.start:%Y%m%dT%H%M%S}"
+        return f"{self.setup.scenario.name}-{self.setup.seed}-{self.setup.start:%Y%m%dT%H%M%S}"
 
     @property
     def now(self) -> datetime:
@@ -102,7 +112,7 @@ class Keeper:
         """Write a snapshot, so that little has to be lived through again."""
         for kept in self._logs.values():
             kept.sync()
-        disk.replace(self._directory / "state.json", STATE.dump_json(self._world.state))
+        disk.replace(self._snapshot, self._world.save())
         self._saved = self._world.now
 
     def read(self, stream: Stream, *, after: int, limit: int) -> bytes:
@@ -149,13 +159,27 @@ class Keeper:
             (self._directory / "journal.jsonl").touch()
             disk.replace(path, _SETUP.dump_json(setup))
             return setup
-        kept = _read(path, _SETUP, "delete the directory or name another")
+        try:
+            kept = _SETUP.validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise ConfigError(
+                f"{path} cannot be read by this version: {error}; delete the directory or name another"
+            ) from None
         if replace(kept, start=setup.start) != setup:
             raise ConfigError(
-                f"{self._directory} holds a run of other settings (seed {kept.seed}, {kept.transfers_per_hour:g} transfers "
-                "an hour); give the same seed, load and history, delete the directory or name another"
+                f"{self._directory} holds a run of other settings (scenario {kept.scenario.name}, seed {kept.seed}); give the "
+                "same scenario, seed and history, delete the directory or name another"
             )
         return kept
+
+    def _resumed(self) -> World:
+        """The world as it was when its snapshot was written; at its start if there is none."""
+        setup, path = self.setup, self._snapshot
+        try:
+            snapshot = path.read_bytes() if path.exists() else None
+            return World(setup.scenario, seed=setup.seed, start=setup.start, snapshot=snapshot)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}; delete this file: the run is lived again from its start") from None
 
     def _catch_up(self) -> None:
         """Live again what lies between the snapshot and the clock, with the acts that were made in it."""
@@ -163,7 +187,7 @@ class Keeper:
         acts = [
             entry for entry in map(json.loads, disk.whole_lines(self._directory / "journal.jsonl")) if entry["effect"]
         ]
-        for entry in acts[len(self._world.state.acts) :]:
+        for entry in acts[len(self._world.chronicle.acts) :]:
             self._live_until(datetime.fromisoformat(entry["at"]))
             self._methods[entry["method"]](**entry["args"])
         self._live_until(target)
@@ -175,16 +199,13 @@ class Keeper:
 
     def _write(self, to: datetime) -> None:
         """Advance by one step and write the documents that are not on disk yet."""
-        before = dict(self._world.state.emitted)
-        emitted = self._world.advance(to)
-        found: dict[Stream, list[dict[str, Any]]] = {"events": emitted.events, "measurements": emitted.measurements}
-        for stream, documents in found.items():
-            kept = self._logs[stream]
-            kept.append([to_json(document) for document in documents[max(0, kept.last - before[stream]) :]])
+        world, before = self._world, dict(self._world.chronicle.emitted)
+        emitted = world.advance(to)
+        self._append("events", before, emitted.events, world.documents.lines)
+        self._append("measurements", before, emitted.measurements, world.probes.lines)
 
-
-def _read(path: Path, adapter: TypeAdapter[T], cure: str) -> T:
-    try:
-        return adapter.validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ConfigError(f"{path} cannot be read by this version: {error}; {cure}") from None
+    def _append(
+        self, stream: Stream, before: Mapping[str, int], rows: Array, lines: Callable[[Array], Sequence[bytes]]
+    ) -> None:
+        kept = self._logs[stream]
+        kept.append(lines(rows[max(0, kept.last - before[stream]) :]))

@@ -30,45 +30,40 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from models.domain import ConfigError, aware
-from simulator.keeper import Keeper
+from simulator.keeper import Keeper, Setup
+from simulator.scenario import Scenario
 from simulator.state import Stream
-from simulator.world import Setup
 
 log = structlog.get_logger()
 
 _TICK = 0.25  # seconds of wall time between two steps of the world
 _LONGEST_STEP = timedelta(minutes=10)  # of simulated time, so that callers never wait long
 _MOST_DOCUMENTS = 20_000
-_QUIET = timedelta(minutes=5)  # of simulated time before the first fault
 
 
 def serve(
     *,
     directory: Path,
+    scenario: Scenario,
     start: datetime,
     host: str = "127.0.0.1",
     port: int = 8850,
     seed: int = 1,
     speed: float = 60.0,
     history: timedelta = timedelta(hours=6),
-    transfers_per_hour: float = 3500.0,
     ready: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT. `ready` is called with the address once it answers.
 
-    `start` is the simulated instant at which a new run begins to be served, after `history` has been simulated; a run that
-    `directory` already holds goes on where it stood. `speed` is simulated seconds a second. Port 0 takes any that is free.
+    `start` is the simulated instant at which a new run begins to be served, after `history` has been simulated: it is what the
+    scenario's times count from. A run that `directory` already holds goes on where it stood. `speed` is simulated seconds a
+    second. Port 0 takes any that is free.
     Raise ConfigError for an address that is not loopback or taken, and for a directory that cannot be used.
     """
     if not 0 < speed <= 3600:
         raise ConfigError(f"speed {speed!r} must be above 0 and at most 3600")
     with _bound(host, port) as listener:
-        setup = Setup(
-            seed=seed,
-            start=aware(start) - history,
-            transfers_per_hour=transfers_per_hour,
-            first_outbreak=history + _QUIET,
-        )
+        setup = Setup(scenario=scenario.later(history.total_seconds()), seed=seed, start=aware(start) - history)
         keeper = Keeper(directory, setup, until=start)
         lock = threading.Lock()
         server = _Server(
@@ -78,6 +73,7 @@ def serve(
         address = f"http://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}"
         log.info("grid-serving", url=address, now=keeper.now.isoformat(), speed=speed, run=keeper.run)
         pace.start()
+        listener.listen()  # so that whoever is told that it is ready finds somebody, before the server accepts
         ready(address)
         try:
             server.run(sockets=[listener])

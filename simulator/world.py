@@ -1,234 +1,287 @@
 """The world: rules arrive, transfers and deletions follow, faults break out and end, perfSONAR looks on.
 
-It moves only by `advance`, and only by its seed, its faults and the acts of `simulator.grid`: the same seed and the same
-acts at the same simulated times give the same documents, however the time is cut into calls.
+It moves only by `advance`, and only by its scenario, its seed and the acts of `simulator.grid`: the same of these at the same
+simulated times give the same documents, however the time is cut into calls. Every draw is keyed by what it is drawn for, so the
+same world without its faults is its twin: the same transfers with the same luck.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
 
 from models.domain import aware
-from simulator import errors
-from simulator.conveyor import HOUR, Conveyor
+from simulator import engine
+from simulator.deletions import Deletions
 from simulator.documents import Documents
 from simulator.draws import Draws, For
-from simulator.faults import Conditions, Fault, outbreak
-from simulator.perfsonar import EVERY, Probes
-from simulator.state import State, Stream
-from simulator.topology import Topology, small_grid
-from simulator.workload import Workload
+from simulator.faults import Conditions, Disturbance, DisturbanceKind, Fault, changes
+from simulator.perfsonar import MEASUREMENT, Probes
+from simulator.records import RECORD, Records, What
+from simulator.scenario import Scenario
+from simulator.state import Array, Chronicle, N, State, dump, fresh, undump, with_room
+from simulator.topology import Topology
+from simulator.workload import Period, Workload
 
-_DELETIONS_PER_HOUR = 500.0
-_TRAINING_START = datetime(2024, 1, 1, tzinfo=UTC)  # a Monday, long past: no clock takes it for the future
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """What a world is made from. `start` is its first instant; faults' times are seconds after it.
-
-    `first_outbreak` is when the first of an endless sequence of faults breaks out; None: only those that are given.
-    """
-
-    seed: int
-    start: datetime
-    transfers_per_hour: float = 3000.0
-    faults: tuple[Fault, ...] = ()
-    first_outbreak: timedelta | None = None
-
-    def __post_init__(self) -> None:
-        aware(self.start)
-        if not 0 < self.transfers_per_hour < 1e6:
-            raise ValueError(f"transfers_per_hour={self.transfers_per_hour!r} must be above 0 and below a million")
-
-
-class _Parts(TypedDict):
-    topology: Topology
-    draws: Draws
-    state: State
+HOUR = 3600
+TEST_S = 30.0  # how long a throughput test loads its path
+TEST_SHARE = 0.5  # of the path's bandwidth, meanwhile
+REPAIR_S, REPAIR_SPREAD = 45 * 60.0, 0.6  # until people whom a ticket told have mended what is wrong: median, sigma
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emitted:
-    """Documents that can be read from now on, in the order in which the index shows them."""
+    """What can be read from now on, in the order in which the index shows it; and, for the truth, what ended meanwhile."""
 
-    events: list[dict[str, Any]]
-    measurements: list[dict[str, Any]]
+    events: Records
+    measurements: Array
+    ended: Records
 
 
 class World:
-    """A grid in simulated time. Give `state` to go on where another world of the same setup stood."""
+    """A grid in simulated time. `snapshot` is what `save` gave in another world of the same scenario, seed and start."""
 
-    def __init__(self, setup: Setup, state: State | None = None) -> None:
-        self.setup = setup
-        self.topology = small_grid(setup.seed)
-        self.state = state or State()
-        self.draws = Draws(setup.seed)
-        parts = _Parts(topology=self.topology, draws=self.draws, state=self.state)
-        self._documents = Documents(**parts, start=setup.start)
-        self._probes = Probes(**parts, start=setup.start)
-        self._workload = Workload(self.topology, self.draws)
-        self.conveyor = Conveyor(**parts, documents=self._documents)
-        self._handlers: dict[str, Callable[[str, int, float], None]] = {
-            "rule": self._rule,
-            "forget": self._forget,
-            "delete": self._delete,
-            "fault": self._fault,
-            "outbreak": self._outbreak,
-            "probe": self._probe,
-            "solve": self._solve,
-            "submit": self.conveyor.submit,
-            "ready": self.conveyor.ready,
-            "begin": self.conveyor.begin,
-            "end": self.conveyor.end,
-            "repair": self.conveyor.repair,
+    def __init__(
+        self, scenario: Scenario, *, seed: int, start: datetime, snapshot: bytes | None = None, faults: bool = True
+    ) -> None:
+        self.scenario = scenario
+        self.seed = seed
+        self.start = aware(start)
+        self.draws = Draws(seed)
+        self.topology: Topology = scenario.topology(seed)
+        self.disturbances = scenario.disturbances_of(self.topology, seed)
+        self.workload = Workload(self.topology, self.draws, scenario.load, self.disturbances)
+        self.documents = Documents(self.topology, self.draws, start)
+        self.probes = Probes(self.topology, self.draws, scenario.perfsonar, start)
+        self._plan = scenario.plan(self.topology, seed) if faults else None
+        self._deletions = Deletions(self.draws)
+        self.state: State = fresh(self.topology)
+        self.chronicle = Chronicle()
+        self._posted: dict[str, Array] = {
+            "events": np.zeros(0, dtype=RECORD),
+            "events at": np.zeros(0),
+            "measurements": np.zeros(0, dtype=MEASUREMENT),
+            "deletions": self._deletions.none(),
         }
-        self._conditions = Conditions(self.active_faults())
-        if state is None:
-            self._begin()
-        else:
-            self.conveyor.resume(self._conditions)
+        if snapshot is not None:
+            self.state, self.chronicle, self._posted = undump(snapshot, self.state)
+        self._period: Period | None = None
+        self._around: tuple[engine.Surroundings, Conditions] | None = None
 
     @property
     def now(self) -> datetime:
-        return self.setup.start + timedelta(seconds=self.state.clock)
+        return self.start + timedelta(seconds=self.chronicle.clock)
 
-    def advance(self, to: datetime) -> Emitted:
-        """Let time pass; raise ValueError if `to` lies before `now`."""
-        state, clock = self.state, (aware(to) - self.setup.start).total_seconds()
-        if clock < state.clock:
-            raise ValueError(f"the world stands at {self.now} and cannot go back to {to}")
-        due, handlers = state.due, self._handlers
-        while due and due[0][0] <= clock:
-            at, _, what, subject, version = heapq.heappop(due)
-            handlers[what](subject, version, at)
-        state.clock = clock
-        found: dict[Stream, list[dict[str, Any]]] = {"events": [], "measurements": []}
-        while state.posted and state.posted[0][0] <= clock:
-            _, _, stream, document = heapq.heappop(state.posted)
-            found[stream].append(document)
-        for stream, documents in found.items():
-            state.emitted[stream] += len(documents)
-        return Emitted(events=found["events"], measurements=found["measurements"])
+    @property
+    def clock(self) -> float:
+        """Seconds after the start."""
+        return self.chronicle.clock
+
+    @property
+    def faults(self) -> list[Fault]:
+        """Every fault that has begun by now, and those that are planned beside it."""
+        if self._plan is None:
+            return []
+        faults = self._plan.until(float(self.state.numbers[N.CLOCK]) + 2 * HOUR)
+        for fault in faults:
+            fault.end = min(fault.end, self.chronicle.mended.get(fault.number, math.inf))
+        return faults
 
     def active_faults(self) -> list[Fault]:
-        """The truth at `now`."""
-        return [fault for fault in self.state.faults if fault.start <= self.state.clock < fault.end]
+        """What is wrong now."""
+        return [fault for fault in self.faults if fault.start <= self.chronicle.clock < fault.end]
+
+    def downtimes(self) -> list[Disturbance]:
+        """Announced interruptions, past and future ones."""
+        return [one for one in self.disturbances if one.kind == DisturbanceKind.DOWNTIME]
 
     def truth(self) -> list[dict[str, Any]]:
         """Every fault that has begun, with its times as instants."""
-        start = self.setup.start
         return [
             {
                 "number": fault.number,
                 "kind": str(fault.kind),
                 "culprit": fault.culprit,
                 "strength": fault.strength,
-                "start": (start + timedelta(seconds=fault.start)).isoformat(),
-                "end": (start + timedelta(seconds=fault.end)).isoformat(),
+                "start": (self.start + timedelta(seconds=fault.start)).isoformat(),
+                "end": (self.start + timedelta(seconds=fault.end)).isoformat(),
             }
-            for fault in self.state.faults
-            if fault.start <= self.state.clock
+            for fault in self.faults
+            if fault.start <= self.chronicle.clock
         ]
 
-    def mend_sooner(self, culprit: str, number: int) -> None:
-        """People were told of `culprit` by ticket `number`: some time later what is wrong there ends, if anything is."""
-        now = self.state.clock
-        done = now + self.draws.lognormal(45 * 60.0, 0.6, For.TICKET, number)
+    def save(self) -> bytes:
+        """All that is needed to go on from here."""
+        return dump(self.state, self.chronicle, self._posted)
+
+    def fork(self) -> World:
+        """Another world that is as this one is now, and goes its own way."""
+        return World(
+            self.scenario, seed=self.seed, start=self.start, snapshot=self.save(), faults=self._plan is not None
+        )
+
+    def advance(self, to: datetime) -> Emitted:
+        """Let time pass; raise ValueError if `to` lies before `now`."""
+        clock = (aware(to) - self.start).total_seconds()
+        if clock < self.chronicle.clock:
+            raise ValueError(f"the world stands at {self.now} and cannot go back to {to}")
+        ended: list[Records] = []
+        while int(self.state.numbers[N.CLOCK]) < int(clock):
+            ended.append(self._live(int(clock)))
+        self.chronicle.clock = clock
+        events, measurements = self._readable(clock)
+        return Emitted(
+            events=events,
+            measurements=measurements,
+            ended=np.concatenate(ended) if ended else np.zeros(0, dtype=RECORD),
+        )
+
+    def mend_sooner(self, culprit: str, number: int) -> float:
+        """People were told of `culprit` by ticket `number`; return when what is wrong there, if anything is, will have ended."""
+        done = self.chronicle.clock + self.draws.lognormal(REPAIR_S, REPAIR_SPREAD, For.TICKET, number)
         for fault in self.active_faults():
             if fault.found_by(culprit, self.topology) and done < fault.end:
-                fault.end = done
-                self.state.schedule(done, "fault", str(fault.number))
-        self.state.schedule(done, "solve", str(number))
+                self.chronicle.mended[fault.number] = done
+        self.touched()
+        return done
 
-    def _begin(self) -> None:
-        state = self.state
-        state.schedule(self._workload.pause(0, self.setup.transfers_per_hour), "rule", "0")
-        state.schedule(self.draws.exponential(HOUR / _DELETIONS_PER_HOUR, For.DELETION, 0, 0), "delete", "0")
-        for number in range(len(self._probes)):
-            state.schedule(self.draws.between(0, EVERY, For.PROBE, number, 0, 0), "probe", str(number))
-        for fault in self.setup.faults:
-            self._watch(replace(fault))  # a ticket may change its end
-        if self.setup.first_outbreak is not None:
-            self._draw_outbreak(0)
+    def touched(self) -> None:
+        """Limits, tests or faults are others from now on."""
+        self._around = None
 
-    def _rule(self, number: str, _: int, now: float) -> None:
-        state, n = self.state, int(number)
-        state.schedule(now + self._workload.pause(n + 1, self.setup.transfers_per_hour), "rule", str(n + 1))
-        rule, files = self._workload.rule(n, state.closed)
-        state.rules[rule.id] = rule
-        for file in files:
-            self.conveyor.request(rule, file, now)
+    def around(self) -> tuple[engine.Surroundings, Conditions]:
+        """What the kernels read, as of now, and what the faults do to it."""
+        if self._around is None:
+            at = float(self.state.numbers[N.CLOCK])
+            found = Conditions.of(self.topology, [one for one in self.faults if one.start <= at < one.end], at)
+            self._around = self._surroundings(found, at), found
+            engine.change_limits(self.state, self._around[0])
+        return self._around
 
-    def _forget(self, rule_id: str, _: int, _now: float) -> None:
-        del self.state.rules[rule_id]
+    def _live(self, until: int) -> Records:
+        """One stretch in which nothing changes from outside; return what ended in it."""
+        since = int(self.state.numbers[N.CLOCK])
+        period = self._arrivals(since // HOUR)
+        until = min(until, HOUR * (since // HOUR + 1), self._next_change(since))
+        surroundings, conditions = self.around()
+        arrivals = engine.Arrivals(period.rules, period.destinations, period.sources, period.bytes)
+        engine.live(self.state, surroundings, arrivals, until)
+        reached = int(self.state.numbers[N.CLOCK])
+        count = int(self.state.numbers[N.RECORDS])
+        records = self.state.outbox[:count].copy()
+        self.state.numbers[N.RECORDS] = 0
+        deleted, self._posted["deletions"] = self._deletions.live(
+            period.deletions,
+            self._posted["deletions"],
+            conditions,
+            surroundings.closed[:, 2],
+            float(since),
+            float(reached),
+        )
+        self._post(np.concatenate([records, deleted]))
+        measured = self.probes.measure(conditions, float(since), float(reached))
+        self._posted["measurements"] = np.concatenate([self._posted["measurements"], measured])
+        if reached >= self._next_change(since):
+            self.touched()
+        return records[(records["what"] == What.DONE) | (records["what"] == What.FAILED)]
 
-    def _delete(self, number: str, done: int, now: float) -> None:
-        """Plan a deletion, or carry it out (`done`)."""
-        n = int(number)
-        storage, file, scope = self._workload.deletion(n)
-        if done:
-            refused = self.draws.uniform(For.DELETION, n, 3) < self._conditions.storage(storage.name).refuses
-            reason = errors.deletion_refused(storage) if refused else ""
-            self._documents.deletion(n, "failed" if refused else "done", storage, file, scope, now, reason)
-            return
-        pause = self.draws.exponential(HOUR / _DELETIONS_PER_HOUR, For.DELETION, n + 1, 0)
-        self.state.schedule(now + pause, "delete", str(n + 1))
-        if f"{storage.name} delete" in self.state.closed:
-            return
-        self._documents.deletion(n, "planned", storage, file, scope, now, "")
-        self.state.schedule(now + self.draws.exponential(60.0, For.DELETION, n, 4), "delete", number, 1)
+    def _arrivals(self, number: int) -> Period:
+        """The period's rules, with room for them."""
+        numbers = self.state.numbers
+        if self._period is None or numbers[N.PERIOD] != number:
+            self._period = self.workload.period(number)
+        if numbers[N.PERIOD] != number:
+            numbers[N.PERIOD], numbers[N.ARRIVED] = number, 0
+            self.state = with_room(self.state, transfers=len(self._period.bytes), rules=len(self._period.rules))
+        return self._period
 
-    def _watch(self, fault: Fault) -> None:
-        """Have it begin and end."""
-        self.state.faults.append(fault)
-        self.state.schedule(fault.start, "fault", str(fault.number))
-        self.state.schedule(fault.end, "fault", str(fault.number))
+    def _next_change(self, since: int) -> int:
+        """The first second after `since` at which the surroundings are others."""
+        times = [changes(self.faults, float(since))]
+        times += [end for _, _, end in self.chronicle.tests]
+        times += [time for one in self.downtimes() for time in (one.start, one.end)]
+        times += self.state.banned_until[self.state.banned_until > since].tolist()
+        return min((math.ceil(time) for time in times if since < time < math.inf), default=since + HOUR)
 
-    def _fault(self, _number: str, _: int, now: float) -> None:
-        active = [fault for fault in self.state.faults if fault.start <= now < fault.end]
-        self._conditions = Conditions(active)
-        self.conveyor.change(self._conditions, now)
+    def _surroundings(self, found: Conditions, at: float) -> engine.Surroundings:
+        topology, state, down = self.topology, self.state, self._down(at)
+        paths = topology.capacity.copy()
+        for source, destination, end in self.chronicle.tests:
+            if end > at:
+                paths[source, destination] *= 1 - TEST_SHARE
+        read, write = topology.read * np.sqrt(found.read), topology.write * np.sqrt(found.write)
+        most = np.stack([topology.outbound, topology.inbound], axis=1)
+        return engine.Surroundings(
+            seed=self.draws.state,
+            rse_site=topology.rse_site,
+            tape=topology.tape,
+            closed=state.closed | (down > 0)[:, None],
+            door_s=topology.overhead_s * found.overhead,
+            read=topology.stream * found.read,
+            write=topology.stream * found.write,
+            connections=np.where(found.busy > 0, found.busy, topology.connections),
+            storage_limit=np.where(state.storage_limit > 0, state.storage_limit, most),
+            link_limit=np.where(state.link_limit > 0, state.link_limit, topology.link_limit),
+            drives=topology.drives,
+            mount_s=topology.mount_s * found.mount,
+            drive_rate=topology.drive_rate,
+            full=found.full,
+            credentials=found.credentials,
+            corrupt=found.corrupt,
+            missing=found.missing,
+            refused=np.maximum(found.refused, down),
+            black_hole=found.black_hole,
+            blame=found.blame,
+            site_fts=topology.site_fts,
+            slots=np.ceil(topology.slots * found.slots).astype(np.int64),
+            rtt_s=found.rtt_s,
+            loss=found.loss,
+            capacity=np.concatenate([read, write, topology.uplink_out, topology.uplink_in, paths.ravel()]),
+        )
 
-    def _outbreak(self, number: str, _: int, _now: float) -> None:
-        self._draw_outbreak(int(number))
+    def _down(self, at: float) -> Array:
+        """1.0 for storage elements in a downtime, f8[R]."""
+        down = np.zeros(len(self.topology.rses))
+        for one in self.downtimes():
+            if one.start <= at < one.end:
+                down[one.rses(self.topology)] = 1.0
+        return down
 
-    def _draw_outbreak(self, number: int) -> None:
-        """Draw the fault of this number, and have the next one drawn when it begins."""
-        first = (self.setup.first_outbreak or timedelta()).total_seconds()
-        before = self.state.faults[len(self.setup.faults) :]
-        fault = outbreak(number, before, first=first, topology=self.topology, draws=self.draws)
-        self._watch(fault)
-        self.state.schedule(fault.start, "outbreak", str(number + 1))
+    def _post(self, records: Records) -> None:
+        """Keep documents until they can be read: not before the second after the one in which they came about."""
+        at, delivered = self.documents.deliver(records)
+        at = np.maximum(at, np.floor(delivered["at"]) + 2.0)
+        self._posted["events"] = np.concatenate([self._posted["events"], delivered])
+        self._posted["events at"] = np.concatenate([self._posted["events at"], at])
 
-    def _probe(self, number: str, turn: int, now: float) -> None:
-        self._probes.measure(int(number), turn, self._conditions, now)
-        self.state.schedule(now + EVERY, "probe", number, turn + 1)
-
-    def _solve(self, number: str, _: int, _now: float) -> None:
-        self.state.tickets[int(number)].solved = True
-
-
-def run(setup: Setup, *, hours: float) -> Iterator[Emitted]:
-    """The documents of a world that nobody touches, an hour at a time."""
-    world = World(setup)
-    for hour in itertools.count(1):
-        end = min(float(hour), hours)
-        yield world.advance(setup.start + timedelta(hours=end))
-        if end == hours:
-            return
+    def _readable(self, clock: float) -> tuple[Records, Array]:
+        events, at, measurements = (self._posted[name] for name in ("events", "events at", "measurements"))
+        ready = at <= clock
+        found = events[ready]
+        order = np.lexsort((found["what"], found["tries"], found["file"], at[ready]))
+        self._posted["events"], self._posted["events at"] = events[~ready], at[~ready]
+        measured = measurements["readable"] <= clock
+        shown = measurements[measured]
+        self._posted["measurements"] = measurements[~measured]
+        names = ("quantity", "destination", "source", "readable")
+        self.chronicle.emitted["events"] += len(found)
+        self.chronicle.emitted["measurements"] += len(shown)
+        return found[order], shown[np.lexsort([shown[name] for name in names])]
 
 
-def simulated_events(*, seed: int, hours: float, outbreaks: bool = False) -> list[dict[str, Any]]:
-    """Messages of all transfers that ended in so many hours, for training: nested documents as `models.events` decodes.
+def run(world: World, *, hours: float) -> Iterator[Emitted]:
+    """The documents of a world that nobody touches, an hour at a time, for so many hours from its `now`."""
+    begin, lived = world.now, 0.0
+    while lived < hours:
+        lived = min(lived + 1.0, hours)
+        yield world.advance(begin + timedelta(hours=lived))
 
-    About 3.3 kB of memory each, and some 3,300 an hour: `run` gives them in parts. `outbreaks`: with faults.
-    """
-    setup = Setup(seed=seed, start=_TRAINING_START, first_outbreak=timedelta(hours=1) if outbreaks else None)
-    ended = {"transfer-done", "transfer-failed"}
-    return [event for part in run(setup, hours=hours) for event in part.events if event["event_type"] in ended]
+
+def twin(world: World) -> World:
+    """The world as it would have been from its start without a fault, and without an act."""
+    return World(world.scenario, seed=world.seed, start=world.start, faults=False)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from models.domain import LedgerError
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from pydantic import TypeAdapter
 
 T = TypeVar("T")
+
+_LOADED = 2048  # documents whose values are kept: a pass reads again what the one before it read
 
 
 _adapters: dict[type, TypeAdapter[Any]] = {}
@@ -36,15 +41,19 @@ def dump(value: object) -> str:
 
 
 def load(kind: type[T], document: str) -> T:
-    """Return the `kind` that `document` holds; raise LedgerError if it does not hold one."""
+    """Return the `kind` that `document` holds; raise LedgerError if it does not hold one. Values are shared: change none."""
+    return cast("T", _load(cast("Hashable", kind), document))
+
+
+@functools.lru_cache(maxsize=_LOADED)
+def _load(kind: type[Any], document: str) -> Any:  # noqa: ANN401 - an instance of `kind`
     try:
-        value: T = _adapter(kind).validate_python(json.loads(document))
+        return _adapter(kind).validate_python(json.loads(document))
     except ValueError as error:
         raise LedgerError(
             f"the ledger holds {document[:200]!r} where a {kind.__name__} should be: {error}; "
             "it was changed by hand or written by another version: restore it from a backup"
         ) from error
-    return value
 
 
 def dump_json(value: object) -> str:

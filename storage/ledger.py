@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from sqlalchemy import Connection, column, inspect, select, table
 
@@ -29,12 +30,16 @@ class Ledger:
         self._database = database
 
     @classmethod
-    def open(cls, url: str) -> Ledger:
+    def open(cls, url: str) -> Self:
         """Open the ledger at `sqlite:///PATH` or `postgresql://…`, made or migrated if need be.
 
         Raises LedgerError, with what to do, if it cannot be reached or was written by a newer version.
         """
-        database = Database.at(url)
+        return cls.over(Database.at(url))
+
+    @classmethod
+    def over(cls, database: Database) -> Self:
+        """The ledger that lies in this database, made or migrated if need be; raise LedgerError as `open` does."""
         try:
             with database.begin(write=False) as connection:
                 found = _revision(connection)

@@ -118,6 +118,11 @@ class Streams(Statements):
         packed = select(segments.c.parquet).where(segments.c.stream == stream).order_by(segments.c.row)
         return _unpack(self._connection.scalars(packed).all())
 
+    def rows_since(self, stream: str, column: str, least: float) -> pd.DataFrame:
+        """Return the rows of a stream whose `column` is at least that, in the order in which they were added."""
+        found = self.rows(stream)
+        return found[found[column] >= least].reset_index(drop=True) if len(found) else found
+
     def row_count(self, stream: str) -> int:
         return int(self._connection.scalar(select(func.sum(segments.c.rows)).where(segments.c.stream == stream)) or 0)
 

@@ -24,10 +24,11 @@ import yaml
 
 from agent.desk.answers import Operators, give
 from models.domain import ActionStatus, Answer, AnswerKind, AnswerRefused, DecisionStatus, Rating
-from simulator.keeper import Keeper
+from models.events import FAILED, FINISHED
+from simulator.keeper import Keeper, Setup
 from simulator.server import _application, _bound, _Server
-from simulator.world import Setup
 from storage.ledger import Ledger
+from tests.worlds import SICK_DISK, scenario_of
 
 GRIDMEDIC = Path(sys.executable).with_name("gridmedic")
 EVENTS, READINGS = "events-0-simulated", "measurements-0-simulated"  # sources, as the daemon names them
@@ -47,7 +48,7 @@ EAGER = {
     "max_actions_per_hour": 100_000,
     "ineffective_before": 100_000,
 }
-ENDS = ("transfer-done", "transfer-failed")
+ENDS = (*FINISHED, *FAILED)
 
 
 def wait_for(condition, *, seconds):
@@ -211,7 +212,7 @@ class Ordeal(Station):
 
     def go_through(self):
         self.grid = self.start("grid", "--speed", str(SPEED), "--seed", str(SEED))
-        assert wait_for(lambda: self.ask_grid("/clock"), seconds=120), "the grid does not answer"
+        assert wait_for(lambda: self.ask_grid("/clock"), seconds=240), "the grid does not answer"
         moments = [moment for moment, times in MOMENTS.items() for _ in range(times)]
         self._chance.shuffle(moments)
         self._revive()
@@ -321,7 +322,8 @@ class StillGrid:
     """The process of a simulated grid whose time passes only when it is told to."""
 
     def __init__(self, directory, stack):
-        setup = Setup(seed=SEED, start=START, transfers_per_hour=1500.0, first_outbreak=timedelta(hours=1))
+        scenario = scenario_of(("read-slow", f"rse:{SICK_DISK}", 0.03, 1.0, 4.0), transfers_per_hour=1500.0)
+        setup = Setup(scenario=scenario, seed=SEED, start=START)
         self._keeper, self._lock = Keeper(directory, setup, until=START + timedelta(hours=1.5)), threading.Lock()
         stack.callback(self._keeper.close)
         listener = stack.enter_context(_bound("127.0.0.1", 0))

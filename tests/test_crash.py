@@ -6,7 +6,7 @@ import gzip
 import json
 from collections import Counter
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +26,9 @@ from ranking.bandit import Bandit
 from ranking.reward import CHOSEN, REJECTED, Lesson
 from remedies.catalog import Catalog
 from simulator.grid import ACTS
-from simulator.world import Setup, run
+from simulator.world import World, run
 from tests.stations import EAGER, ENDS, EVENTS, READINGS, SEED, START, Ordeal, Station, StillGrid, free_port
+from tests.worlds import SICK_DISK, scenario_of
 
 AFTER_ALL = datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -59,7 +60,7 @@ def ended(ordeal):
     queued = once[once["rule_id"] != ""]
     assert len(ordeal.rows("requests")) == len(queued)
     rules = dict(zip(queued["request_id"], queued["rule_id"], strict=True))
-    ended = ended_transfers(once, lambda ids: ids.map(lambda i: rules.get(i, "")).astype("str"), error_classes)
+    ended = ended_transfers(once, lambda ids: np.array([rules.get(i, "") for i in ids], dtype=object), error_classes)
     return paths.attach(ended)
 
 
@@ -234,21 +235,20 @@ def test_once_and_once_again_on_a_grid_that_stands_still(tmp_path):
         assert {entry["key"] for entry in station.effects()} <= set(applied(station))
 
 
-def write_lines(path, documents):
+def write_lines(path, lines):
     opened = gzip.open if path.suffix == ".gz" else Path.open
-    with opened(path, "wt") as file:
-        file.writelines(
-            document if isinstance(document, str) else json.dumps(document) + "\n" for document in documents
-        )
+    with opened(path, "wb") as file:
+        file.writelines(line + b"\n" for line in lines)
 
 
 def test_once_and_once_again_on_files(tmp_path):
-    emitted = list(
-        run(Setup(seed=SEED, start=START, transfers_per_hour=1000.0, first_outbreak=timedelta(0)), hours=2.0)
-    )
-    first, second = (part.events for part in emitted)
-    write_lines(tmp_path / "events-1.jsonl.gz", ["no JSON\n", *first])
-    write_lines(tmp_path / "readings-1.jsonl", emitted[0].measurements)
+    scenario = scenario_of(("read-slow", f"rse:{SICK_DISK}", 0.03, 0.0, 2.0), transfers_per_hour=1000.0)
+    world = World(scenario, seed=SEED, start=START)
+    emitted = list(run(world, hours=2.0))
+    first, second = (world.documents.lines(part.events) for part in emitted)
+    readings = [world.probes.lines(part.measurements) for part in emitted]
+    write_lines(tmp_path / "events-1.jsonl.gz", [b"no JSON", *first])
+    write_lines(tmp_path / "readings-1.jsonl", readings[0])
     sources = {
         name: [{"kind": "files", "paths": [f"{pattern}-*.jsonl*"]}]
         for name, pattern in (("events", "events"), ("measurements", "readings"))
@@ -261,12 +261,12 @@ def test_once_and_once_again_on_files(tmp_path):
         assert everything(station) == before
         # The end of the first file stands in the second one, too.
         write_lines(tmp_path / "events-2.jsonl", first[-300:] + second)
-        write_lines(tmp_path / "readings-2.jsonl", emitted[1].measurements)
+        write_lines(tmp_path / "readings-2.jsonl", readings[1])
         station.run_once()
         after = everything(station)
         station.run_once()
         assert everything(station) == after != before
-        events, _ = decode(first + second, now=AFTER_ALL)
+        events, _ = decode([json.loads(line) for line in first + second], now=AFTER_ALL)
         ended = events[events["type"].isin(ENDS)].drop_duplicates(["type", "request_id"])
         assert sorted(station.rows("observed")["request_id"]) == sorted(ended["request_id"])
         with station.read() as tx:

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,21 +22,30 @@ from agent.sources import EVENTS, READINGS
 from agent.sources.simulated import SimulatedClock, SimulatedSource
 from models.domain import ConfigError, GridError, GridUnreachable, SourceError
 from simulator.disk import Log, holder
-from simulator.keeper import Keeper
+from simulator.keeper import Keeper, Setup
+from simulator.scenario import parse
 from simulator.server import serve
-from simulator.world import Setup
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 CERN, FZK = "CERN-PROD_DATADISK", "FZK-LCG2_DATADISK"
+SCENARIO = {
+    "grid": {"sites": 12},
+    "load": {"transfers_per_day": 72_000},
+    "perfsonar": {"every_s": 120},
+    "outbreaks": {"first": 300, "every": 3600, "kinds": ["read-slow"]},
+}
 
 _SERVE = """
+import json
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
+from simulator.scenario import parse
 from simulator.server import serve
 serve(
     directory=Path(sys.argv[1]), start=datetime.fromisoformat(sys.argv[2]), port=0, speed=float(sys.argv[3]),
-    history=timedelta(minutes=30), transfers_per_hour=1000, ready=lambda url: print("READY", url, flush=True),
+    scenario=parse(json.loads(sys.argv[4]), "test"), history=timedelta(minutes=30),
+    ready=lambda url: print("READY", url, flush=True),
 )
 """
 
@@ -43,7 +54,7 @@ class Process:
     """The grid as a process of its own."""
 
     def __init__(self, directory: Path, *, start: datetime = START, speed: float = 600.0) -> None:
-        arguments = [sys.executable, "-c", _SERVE, str(directory), start.isoformat(), str(speed)]
+        arguments = [sys.executable, "-c", _SERVE, directory, start.isoformat(), str(speed), json.dumps(SCENARIO)]
         self.child = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
         self.url = self._address()
 
@@ -73,6 +84,18 @@ def process(tmp_path_factory):
 
 
 @pytest.fixture
+def start():
+    """Starts processes, and leaves none behind."""
+    with ExitStack() as stack:
+        yield lambda *args, **kwargs: _started(stack, Process(*args, **kwargs))
+
+
+def _started(stack, process):
+    stack.callback(lambda: process.child.poll() is None and process.kill())
+    return process
+
+
+@pytest.fixture
 def grid(process):
     return open_grid({"kind": "simulated", "url": process.url})
 
@@ -87,15 +110,15 @@ def lines(directory: Path) -> list[bytes]:
 
 class TestCalls:
     def test_reads(self, grid):
-        assert len(grid.rses()) == 24
+        assert len(grid.rses()) == 30
         assert grid.rse(CERN).site == "CERN-PROD"
         assert grid.link_limit(CERN, FZK) is None
-        assert grid.distance("CERN-PROD_DATATAPE", FZK) is None
+        assert grid.distance("CERN-PROD_DATATAPE", "FZK-LCG2_DATATAPE") is None
         requests = grid.requests(limit=3)
         assert len(requests) == 3
         assert grid.rule(requests[0].rule_id).id == requests[0].rule_id
 
-    def test_acts_have_their_effect_once_for_each_key(self, grid):
+    def test_acts_have_their_effect_once_for_each_key(self, grid, process):
         grid.set_distance(CERN, FZK, 33, key="d1")
         grid.set_distance(CERN, FZK, 2, key="d1-undo")
         grid.set_distance(CERN, FZK, 33, key="d1")
@@ -106,6 +129,15 @@ class TestCalls:
         grid.set_availability(CERN, "write", False, key="d3")
         assert not grid.rse(CERN).write
         grid.update_rule(grid.requests(limit=1)[0].rule_id, priority=5, key="d4")
+        clock = SimulatedClock(process.url)
+        before = clock()
+        grid.ban(FZK, minutes=90, key="d5")
+        assert before <= grid.banned(FZK) - timedelta(minutes=90) <= clock()
+        grid.unban(FZK, key="d6")
+        assert grid.banned(FZK) is None
+        found = grid.test_network("CERN-PROD", "FZK-LCG2", key="d7")
+        assert 1 < found.rtt_ms < 50
+        assert found.throughput_bps > 1e8
 
     def test_refusals(self, grid, process):
         with pytest.raises(GridError, match="no RSE 'X'") as refused:
@@ -175,8 +207,8 @@ class TestSources:
         page = source.poll({"run": "another", "seq": 10**9}, limit=10, now=START)
         assert page.cursor["seq"] == 10
 
-    def test_the_clock_runs_at_its_speed_and_stands_still_without_the_grid(self, tmp_path):
-        process = Process(tmp_path / "grid")
+    def test_the_clock_runs_at_its_speed_and_stands_still_without_the_grid(self, tmp_path, start):
+        process = start(tmp_path / "grid")
         clock = SimulatedClock(process.url)
         first = clock()
         assert first >= START
@@ -190,9 +222,9 @@ class TestSources:
 
 
 class TestKilled:
-    def test_killed_and_started_again_it_goes_on_where_it_stood(self, tmp_path):
+    def test_killed_and_started_again_it_goes_on_where_it_stood(self, tmp_path, start):
         directory = tmp_path / "grid"
-        process = Process(directory)
+        process = start(directory)
         seen: dict[int, object] = {}
         read_at = START
         for turn in range(3):
@@ -205,7 +237,7 @@ class TestKilled:
             process.kill()
             for number, document in enumerate(page["documents"], start=page["first"]):
                 assert seen.setdefault(number, document) == document
-            process = Process(directory, start=START + timedelta(days=turn))
+            process = start(directory, start=START + timedelta(days=turn))
             assert SimulatedClock(process.url)() >= read_at
         grid = open_grid({"kind": "simulated", "url": process.url})
         assert grid.distance(CERN, FZK) == 22
@@ -225,7 +257,7 @@ class TestKilled:
         assert json.loads((directory / "truth.json").read_text())[0]["kind"] == "read-slow"
 
     def test_a_copy_taken_at_any_moment_lives_on_the_same(self, tmp_path):
-        setup = Setup(seed=3, start=START, first_outbreak=timedelta(minutes=20))
+        setup = Setup(scenario=parse(SCENARIO, "test"), seed=3, start=START)
         chance = random.Random(1)
         kept = Keeper(tmp_path / "whole", setup, until=START + timedelta(minutes=10))
         copies = []
@@ -258,7 +290,7 @@ class TestKilled:
             assert journal(copy) == journal(tmp_path / "whole")
 
     def test_the_directory_belongs_to_one_process_and_one_run(self, tmp_path):
-        setup = Setup(seed=3, start=START, transfers_per_hour=100)
+        setup = Setup(scenario=parse(SCENARIO, "test"), seed=3, start=START)
         kept = Keeper(tmp_path, setup, until=START + timedelta(minutes=1))
         with pytest.raises(ConfigError, match="another grid process uses"):
             Keeper(tmp_path, setup, until=START)
@@ -266,11 +298,17 @@ class TestKilled:
         kept.close()
         assert holder(tmp_path) is None
         assert holder(tmp_path / "nowhere") is None
-        with pytest.raises(ConfigError, match=r"holds a run of other settings \(seed 3"):
-            Keeper(tmp_path, Setup(seed=4, start=START, transfers_per_hour=100), until=START)
-        (tmp_path / "state.json").write_text("[]")
-        with pytest.raises(ConfigError, match="delete this file"):
-            Keeper(tmp_path, setup, until=START)
+        with pytest.raises(ConfigError, match=r"holds a run of other settings \(scenario test, seed 3"):
+            Keeper(tmp_path, replace(setup, seed=4), until=START)
+        whole = (tmp_path / "state.npz").read_bytes()
+        for broken in (b"", b"[]", whole[:-50], whole[: len(whole) // 2]):
+            (tmp_path / "state.npz").write_bytes(broken)
+            with pytest.raises(ConfigError, match="delete this file"):
+                Keeper(tmp_path, setup, until=START)
+        (tmp_path / "state.npz").unlink()
+        again = Keeper(tmp_path, setup, until=START)
+        assert again.now == START + timedelta(minutes=1)
+        again.close()
 
     def test_a_log_keeps_the_newest_and_their_numbers(self, tmp_path, monkeypatch):
         monkeypatch.setattr("simulator.disk._SEGMENT", 10)
@@ -302,9 +340,19 @@ class TestAddress:
     )
     def test_what_is_refused_before_anything_begins(self, tmp_path, options, said):
         with pytest.raises(ConfigError, match=said):
-            serve(directory=tmp_path / "grid", start=START, **{"port": 0, **options})
+            serve(
+                directory=tmp_path / "grid",
+                scenario=parse(SCENARIO, "test"),
+                start=START,
+                **{"port": 0, **options},
+            )
         assert not (tmp_path / "grid").exists()
 
     def test_a_port_that_is_taken(self, process, tmp_path):
         with pytest.raises(ConfigError, match="choose another"):
-            serve(directory=tmp_path / "grid", start=START, port=int(process.url.rpartition(":")[2]))
+            serve(
+                directory=tmp_path / "grid",
+                scenario=parse(SCENARIO, "test"),
+                start=START,
+                port=int(process.url.rpartition(":")[2]),
+            )

@@ -31,7 +31,12 @@ def test_only_ended_transfers_get_rows_and_their_rule_is_looked_up():
         ended_at=[10.0, np.nan, 11.0, 12.0, np.nan],
         reason=["", "", "TRANSFER [110] Operation timed out", "", ""],
     )
-    rows = ended_transfers(frame, lambda ids: ids.map({"a": "rule-1"}).fillna(""), lambda reasons: reasons.str.lower())
+    rules = {"a": "rule-1"}
+    rows = ended_transfers(
+        frame,
+        lambda ids: np.array([rules.get(request, "") for request in ids], dtype=object),
+        lambda reasons: np.array([reason.lower() for reason in reasons], dtype=object),
+    )
     assert rows["request_id"].tolist() == ["a", "c", "d"]
     assert rows["failed"].tolist() == [False, True, False]
     assert rows["rule_id"].tolist() == ["rule-1", "", ""]

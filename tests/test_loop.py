@@ -26,7 +26,7 @@ from models.domain import (
 from models.forecaster import Forecaster
 from models.registry import default_model
 from storage.ledger import Ledger
-from tests.worlds import EAGER, SickWorld
+from tests.worlds import EAGER, SICK_SITE, SickWorld, acting
 
 
 def say(ledger, kind, decision, option=None, rating=None):
@@ -77,14 +77,14 @@ def test_from_a_fault_to_a_remedy_that_ran_was_judged_and_learned_from(stack, le
         (incident,) = tx.incidents(status=IncidentStatus.OPEN)
         decision = tx.newest_decision(incident.id)
     assert incident.kind is IncidentKind.SLOW_TRANSFERS
-    assert "RAL-LCG2" in str(incident.culprit)
+    assert SICK_SITE in str(incident.culprit)
     assert decision.status is DecisionStatus.OPEN
     assert abs(sum(option.probability for option in decision.options) - 1.0) < 1e-6
     assert decision.propensity == decision.options[decision.recommended].probability
     names = [option.candidate.remedy for option in decision.options]
     assert {"wait", "open_ticket"} <= set(names)
 
-    chosen = names.index("throttle_link")
+    chosen = names.index(acting(names))
     say(agent.ledger, AnswerKind.RATE, decision.id, names.index("wait"), Rating.WRONG)
     say(agent.ledger, AnswerKind.APPROVE, decision.id, chosen)
     assert world.grid.effects == 0
@@ -165,7 +165,7 @@ def test_each_document_counts_once_and_is_accounted_for(sick):
     with read(agent) as tx:
         counts = tx.counts()
         observed = tx.rows("observed")
-    assert counts["events", "read"] == len(world.events.documents)
+    assert counts["events", "read"] == len(world.events)
     assert not observed["request_id"].duplicated().any()
     assert np.isfinite(observed.loc[~observed["failed"], "q50"]).all()
 
@@ -191,7 +191,8 @@ def test_a_restart_at_every_pass_changes_nothing(tmp_path):
     pd.testing.assert_frame_equal(found[0], expected[0], rtol=1e-4)
     assert [i.id for i in found[1]] == [i.id for i in expected[1]]
     assert expected[1]
-    for a, b in zip(found[2], expected[2], strict=True):
+    assert [a is None for a in found[2]] == [b is None for b in expected[2]]  # what was over before it was decided on
+    for a, b in ((a, b) for a, b in zip(found[2], expected[2], strict=True) if a is not None):
         assert [o.candidate for o in a.options] == [o.candidate for o in b.options]
         assert np.allclose([o.probability for o in a.options], [o.probability for o in b.options], atol=1e-4)
 
@@ -258,6 +259,6 @@ def test_an_incident_that_closes_takes_its_proposal_with_it(stack, tmp_path):
         incidents = tx.incidents()
         decisions = [tx.newest_decision(incident.id) for incident in incidents]
     assert incidents
-    assert all(i.closed for i in incidents if "RAL" in str(i.culprit))
+    assert all(i.closed for i in incidents if SICK_SITE in str(i.culprit))
     assert all(d.status is DecisionStatus.EXPIRED for d, i in zip(decisions, incidents, strict=True) if i.closed)
     assert all(i.closed_at - i.opened_at < timedelta(hours=3) for i in incidents if i.closed)

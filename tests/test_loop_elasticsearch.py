@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from datetime import timedelta
 
@@ -11,7 +12,8 @@ from elasticsearch import Elasticsearch, helpers
 from agent.sources import EVENTS, READINGS
 from agent.sources.elasticsearch import ElasticsearchSource
 from models.domain import IncidentStatus
-from tests.worlds import SickWorld
+from models.events import FAILED, FINISHED
+from tests.worlds import SICK_SITE, SickWorld
 
 pytestmark = pytest.mark.elasticsearch
 
@@ -53,12 +55,14 @@ class IndexedWorld(SickWorld):
 
     def advance(self, **delta):
         emitted = self.world.advance(self.world.now + timedelta(**delta))
-        late, self.late = self.late, [d for n, d in enumerate(emitted.events) if n % 50 == 7]
-        now = [d for n, d in enumerate(emitted.events) if n % 50 != 7] + late
+        events = [json.loads(line) for line in self.world.documents.lines(emitted.events)]
+        late, self.late = self.late, [d for n, d in enumerate(events) if n % 50 == 7]
+        now = [d for n, d in enumerate(events) if n % 50 != 7] + late
         twice = now[::100]
         self.seen += len(now) + len(twice)
         actions = [{"_index": EVENT_INDEX, "_source": document} for document in now + twice]
-        actions += [{"_index": READING_INDEX, "_source": document} for document in emitted.measurements]
+        readings = self.world.probes.lines(emitted.measurements)
+        actions += [{"_index": READING_INDEX, "_source": json.loads(line)} for line in readings]
         helpers.bulk(self.client, actions, refresh=True)
 
 
@@ -80,12 +84,12 @@ def test_nothing_is_lost_or_counted_twice_and_the_fault_is_found(client, elastic
     ended = {
         hit["_source"]["payload"]["request-id"]
         for hit in helpers.scan(client, index=EVENT_INDEX)
-        if hit["_source"]["event_type"] in {"transfer-done", "transfer-failed"}
+        if hit["_source"]["event_type"] in {*FINISHED, *FAILED}
     }
     assert set(observed["request_id"]) == ended
     assert not observed["request_id"].duplicated().any()
     assert readings > 0
-    assert any("RAL-LCG2" in str(incident.culprit) for incident in open_now)
+    assert any(SICK_SITE in str(incident.culprit) for incident in open_now)
 
 
 def _again(source, url, index, field, decoder):

@@ -18,7 +18,7 @@ from remedies.catalog import Catalog
 from storage.ledger import Ledger
 from tests.console_browser import Browser
 from tests.slack_workspace import buttons, connected, desk_for, wait_until
-from tests.worlds import SickWorld
+from tests.worlds import SICK_SITE, SickWorld, acting
 
 CARDS = Catalog.load([]).cards
 OUTCOMES = {
@@ -155,8 +155,9 @@ class Slack:
 
     def message(self):
         self.desk.publish()
-        (message,) = self.workspace.messages()
-        return message
+        return min(
+            self.workspace.messages(), key=lambda message: message["ts"]
+        )  # the first: the others are of later incidents
 
     def thread(self):
         return [reply["text"] for reply in self.workspace.messages(thread=self.message()["ts"])]
@@ -185,7 +186,8 @@ def answer_and_settle(story, door):
     assert story.world.grid.effects == 0
     before = story.cost("wait")
     assert "ada finds wait wrong" in door.rate("wait", Rating.WRONG)
-    assert "ada approves throttle_link; it starts with the next pass" in door.approve("throttle_link")
+    chosen = acting(story.names)
+    assert f"ada approves {chosen}; it starts with the next pass" in door.approve(chosen)
     assert story.world.grid.effects == 0
     story.pass_once()
     assert story.world.grid.effects > 0
@@ -196,7 +198,7 @@ def answer_and_settle(story, door):
         assert tx.proposal(story.decision.id).ratings == {story.names.index("wait"): Rating.WRONG}
     assert {
         (FeedbackSource.RATING, "wrong", "wait", "ada"),
-        (FeedbackSource.CHOICE, "chosen", "throttle_link", "ada"),
+        (FeedbackSource.CHOICE, "chosen", chosen, "ada"),
     } <= fed
 
 
@@ -235,7 +237,7 @@ def test_the_console_from_an_outbreak_to_the_outcome(story, expected):
         story.break_out()
         page = door.browser.look()
         assert "1 waits for you · 1 open" in page.text
-        assert "RAL-LCG2" in page.text
+        assert SICK_SITE in page.text
         answer_and_settle(story, door)
         page = door.browser.look()
         assert "was approved by ada. It was done" in page.text
@@ -254,7 +256,7 @@ def test_slack_from_an_outbreak_to_the_outcome(story, expected, emulator):
         assert emulator.messages() == []
         story.break_out()
         first = door.message()
-        assert "RAL-LCG2" in first["text"]
+        assert SICK_SITE in first["text"]
         assert "Waits for an operator" in first["text"]
         answer_and_settle(story, door)
         done = door.message()

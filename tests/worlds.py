@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
+import pandas as pd
+
 from agent.assembly import build, watch
-from agent.sources import EVENTS, READINGS
 from models.domain import BlastRadius, Safety
 from models.events import Page
 from models.measurements import SiteMap
@@ -14,12 +15,13 @@ from models.registry import default_model
 from remedies.catalog import Catalog
 from remedies.executors import InProcess
 from remedies.policy import Limits
-from simulator.faults import Fault, FaultKind
 from simulator.grid import SimulatedGrid
-from simulator.world import Setup, World
+from simulator.scenario import parse
+from simulator.world import World
 from storage.ledger import Ledger
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
+SICK_SITE, SICK_DISK = "FZK-LCG2", "FZK-LCG2_DATADISK"  # one of the busiest
 EAGER = Limits(
     autonomy=True,
     safety_cap=Safety.DISRUPTIVE,
@@ -30,24 +32,42 @@ EAGER = Limits(
 )
 
 
-class WorldSource:
-    """One of a world's streams; what it emitted is kept, as a real source keeps it."""
+def scenario_of(*faults, transfers_per_hour=3000.0, sites=12, **settings):
+    """A scenario of the tests' own; each fault is a kind, a culprit, a strength, and hours from and to which it lasts."""
+    named = [
+        {"kind": kind, "culprit": culprit, "strength": strength, "start": 3600 * begin, "end": 3600 * end}
+        for kind, culprit, strength, begin, end in faults
+    ]
+    load = {"transfers_per_day": 24 * transfers_per_hour}
+    return parse({"grid": {"sites": sites}, "load": load, "faults": named} | settings, "test")
 
-    def __init__(self, name, decoder):
-        self.name, self.decoder, self.documents = name, decoder, []
+
+def acting(remedies):
+    """One of these remedies that changes something on the grid at once."""
+    return next(name for name in ("throttle_link", "exclude_storage", "switch_source") if name in remedies)
+
+
+class WorldSource:
+    """One of a world's streams, in frames as they were emitted; it keeps them, as a real source does."""
+
+    def __init__(self, name):
+        self.name, self._frames = name, []
+
+    def __len__(self):
+        return sum(map(len, self._frames))
+
+    def take(self, rows):
+        self._frames.append(rows)
 
     def poll(self, cursor, *, limit, now):
         seq = (cursor or {}).get("seq", 0)
-        documents = self.documents[seq : seq + limit]
-        rows, refusals = self.decoder.documents(documents, now=now)
-        end = seq + len(documents)
-        return Page(
-            rows=rows,
-            refusals=tuple(refusals),
-            cursor={"seq": end},
-            caught_up=end == len(self.documents),
-            read=len(documents),
-        )
+        parts, first = [self._frames[0].iloc[:0]], 0
+        for frame in self._frames:
+            parts.append(frame.iloc[max(0, seq - first) : max(0, seq + limit - first)])
+            first += len(frame)
+        rows = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+        end = seq + len(rows)
+        return Page(rows=rows, cursor={"seq": end}, caught_up=end == len(self), read=len(rows))
 
     def close(self):
         pass
@@ -56,13 +76,11 @@ class WorldSource:
 class SickWorld:
     """A world with one slow storage element from the third hour on, and agents that watch it."""
 
-    def __init__(self, *, seed=1, fault=FaultKind.READ_SLOW, culprit="rse:RAL-LCG2_DATADISK", strength=0.03, hours=3.0):
-        fault = Fault(
-            number=0, kind=fault, culprit=culprit, start=3 * 3600.0, end=(3 + hours) * 3600.0, strength=strength
-        )
-        self.world = World(Setup(seed=seed, start=START, transfers_per_hour=3000.0, faults=(fault,)))
+    def __init__(self, *, seed=2, fault="read-slow", culprit=f"rse:{SICK_DISK}", strength=0.03, hours=3.0):
+        scenario = scenario_of((fault, culprit, strength, 3.0, 3.0 + hours))
+        self.world = World(scenario, seed=seed, start=START)
         self.grid = SimulatedGrid(self.world)
-        self.events, self.readings = WorldSource("events", EVENTS), WorldSource("measurements", READINGS)
+        self.events, self.readings = WorldSource("events"), WorldSource("measurements")
 
     @property
     def now(self):
@@ -70,8 +88,8 @@ class SickWorld:
 
     def advance(self, **delta):
         emitted = self.world.advance(self.world.now + timedelta(**delta))
-        self.events.documents += emitted.events
-        self.readings.documents += emitted.measurements
+        self.events.take(self.world.documents.frame(emitted.events))
+        self.readings.take(self.world.probes.frame(emitted.measurements))
 
     def agent(self, stack: ExitStack, url: str, *, limits: Limits | None = None, page: int = 5000):
         ledger = Ledger.open(url)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import structlog
 
 from models.domain import GridError
-from models.grid import RSE, Grid, Operation, Request, Rule, Ticket
+from models.grid import RSE, Direction, Grid, NetworkTest, Operation, Request, Rule, Ticket
 
 log = structlog.get_logger()
 
@@ -42,6 +43,12 @@ class DryRun:
     def link_limit(self, source: str, destination: str) -> int | None:
         return self._grid.link_limit(source, destination)
 
+    def storage_limit(self, rse: str, direction: Direction) -> int | None:
+        return self._grid.storage_limit(rse, direction)
+
+    def banned(self, rse: str) -> datetime | None:
+        return self._grid.banned(rse)
+
     def rule(self, rule_id: str) -> Rule:
         return self._grid.rule(rule_id)
 
@@ -72,6 +79,25 @@ class DryRun:
     def open_ticket(self, culprit: str, title: str, body: str, *, key: str) -> Ticket:
         self._record("open_ticket", key, culprit, title, body)
         return Ticket(id="dry-run", mark=key, culprit=culprit, title=title, state="open")
+
+    def set_storage_limit(self, rse: str, direction: Direction, limit: int | None, *, key: str) -> None:
+        self._record("set_storage_limit", key, rse, direction, limit)
+
+    def ban(self, rse: str, *, minutes: float, key: str) -> None:
+        self._record("ban", key, rse, minutes)
+
+    def unban(self, rse: str, *, key: str) -> None:
+        self._record("unban", key, rse)
+
+    def declare_unavailable(self, rse: str, files: Sequence[str], *, minutes: float, key: str) -> None:
+        self._record("declare_unavailable", key, rse, tuple(files), minutes)
+
+    def requeue(self, rule_id: str, *, key: str) -> None:
+        self._record("requeue", key, rule_id)
+
+    def test_network(self, source_site: str, destination_site: str, *, key: str) -> NetworkTest:
+        self._record("test_network", key, source_site, destination_site)
+        return NetworkTest(loss=None, rtt_ms=None, throughput_bps=None)
 
     def _record(self, method: str, key: str, *arguments: Any) -> None:  # noqa: ANN401 - JSON
         act = Act(method=method, arguments=arguments, key=key)

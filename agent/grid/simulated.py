@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from models.domain import GridError, GridUnreachable
-from models.grid import RSE, Operation, Request, Rule, Ticket
+from models.grid import RSE, Direction, NetworkTest, Operation, Request, Rule, Ticket
 
 _TIMEOUT_S = 10.0
 _REFUSED = 409
@@ -17,12 +18,14 @@ _REFUSED = 409
 T = TypeVar("T")
 _NOTHING: TypeAdapter[None] = TypeAdapter(None)
 _NUMBER: TypeAdapter[int | None] = TypeAdapter(int | None)
+_INSTANT: TypeAdapter[datetime | None] = TypeAdapter(datetime | None)
 _RSE = TypeAdapter(RSE)
 _RSES = TypeAdapter(list[RSE])
 _RULE = TypeAdapter(Rule)
 _REQUESTS = TypeAdapter(list[Request])
 _TICKET = TypeAdapter(Ticket)
 _TICKETS = TypeAdapter(list[Ticket])
+_NETWORK_TEST = TypeAdapter(NetworkTest)
 
 
 class SimulatedGrid:
@@ -43,6 +46,12 @@ class SimulatedGrid:
 
     def link_limit(self, source: str, destination: str) -> int | None:
         return self._call("link_limit", _NUMBER, source=source, destination=destination)
+
+    def storage_limit(self, rse: str, direction: Direction) -> int | None:
+        return self._call("storage_limit", _NUMBER, rse=rse, direction=direction)
+
+    def banned(self, rse: str) -> datetime | None:
+        return self._call("banned", _INSTANT, rse=rse)
 
     def rule(self, rule_id: str) -> Rule:
         return self._call("rule", _RULE, rule_id=rule_id)
@@ -72,6 +81,25 @@ class SimulatedGrid:
 
     def open_ticket(self, culprit: str, title: str, body: str, *, key: str) -> Ticket:
         return self._call("open_ticket", _TICKET, culprit=culprit, title=title, body=body, key=key)
+
+    def set_storage_limit(self, rse: str, direction: Direction, limit: int | None, *, key: str) -> None:
+        self._call("set_storage_limit", _NOTHING, rse=rse, direction=direction, limit=limit, key=key)
+
+    def ban(self, rse: str, *, minutes: float, key: str) -> None:
+        self._call("ban", _NOTHING, rse=rse, minutes=minutes, key=key)
+
+    def unban(self, rse: str, *, key: str) -> None:
+        self._call("unban", _NOTHING, rse=rse, key=key)
+
+    def declare_unavailable(self, rse: str, files: Sequence[str], *, minutes: float, key: str) -> None:
+        self._call("declare_unavailable", _NOTHING, rse=rse, files=list(files), minutes=minutes, key=key)
+
+    def requeue(self, rule_id: str, *, key: str) -> None:
+        self._call("requeue", _NOTHING, rule_id=rule_id, key=key)
+
+    def test_network(self, source_site: str, destination_site: str, *, key: str) -> NetworkTest:
+        sites = {"source_site": source_site, "destination_site": destination_site}
+        return self._call("test_network", _NETWORK_TEST, key=key, **sites)
 
     def _call(self, method: str, result: TypeAdapter[T], **arguments: Any) -> T:  # noqa: ANN401 - JSON
         """Raise GridError if the grid refuses, GridUnreachable for any other answer or none."""

@@ -1,0 +1,1 @@
+"""The agent judged: policies in closed loop with simulated grids, against what would have happened without them."""

@@ -1,0 +1,53 @@
+"""The report of `gridmedic evaluate loop`, as JSON and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent.evaluation.loop import NONE
+from agent.evaluation.measures import MEASURES, judge, summary
+from agent.evaluation.trial import Trial
+
+
+def report(scenario: str, trials: Sequence[Trial], policies: Sequence[str]) -> dict[str, Any]:
+    """Everything as finite JSON. `trials` hold a run of nobody for every seed."""
+    untreated = {trial.seed: trial for trial in trials if trial.policy == NONE}
+    judged = {
+        policy: [judge(trial, untreated[trial.seed]) for trial in trials if trial.policy == policy]
+        for policy in policies
+    }
+    return {
+        "scenario": scenario,
+        "days": trials[0].days,
+        "seeds": len(untreated),
+        "policies": {policy: summary(runs) for policy, runs in judged.items()},
+    }
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The same for people: a row for each measure, a column for each policy."""
+    policies = found["policies"]
+    lines = [
+        f"scenario {found['scenario']}, {found['days']:g} days, {found['seeds']} seeds; 95 % intervals over seeds",
+        "",
+        f"{'':<26}" + "".join(f"{policy:>24}" for policy in policies),
+    ]
+    lines += [
+        f"{measure:<26}" + "".join(f"{_shown(policies[policy][measure]):>24}" for policy in policies)
+        for measure in MEASURES
+    ]
+    curve = policies.get("agent", {}).get("curve", [])
+    if curve:
+        shown = ", ".join(f"{entry['day']}: {entry['first_choice_right']:.0%}" for entry in curve)
+        lines += ["", f"agent's first choice right, by day: {shown}"]
+    return "\n".join(lines)
+
+
+def _shown(measure: Mapping[str, float | None]) -> str:
+    if not measure["n"]:
+        return "-"
+    mean, low, high = (
+        "never" if value is None else f"{value:.4g}" for value in (measure["mean"], measure["low"], measure["high"])
+    )
+    return f"{mean} [{low}, {high}]"
