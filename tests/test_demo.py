@@ -149,7 +149,7 @@ def test_from_nothing_to_an_outcome_over_a_killed_daemon_to_the_end(demo):
     assert "in the last 30 minutes; elsewhere" in page.text
     assert "expected to help" in page.text
 
-    outcome = demo.until(lambda: demo.outcome(decision), within_s=90)
+    outcome = demo.until(lambda: demo.outcome(decision), within_s=150)
     assert outcome in set(Outcome)
     assert decision in {key for key, _, _ in demo.effects()}
     assert "was done at" in demo.look().text

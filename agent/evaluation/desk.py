@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from datetime import datetime
 from typing import Final
@@ -57,7 +58,7 @@ class Desk:
             self.questions += 1
             values = self._worth(decision)
             right = values[decision.eligible.index(decision.recommended)] > 0
-            self.first_choices.append((int(at // DAY_S), right))
+            self.first_choices.append((math.ceil(at / DAY_S) - 1, right))
 
     def answer(self, now: datetime) -> None:
         """Give the answers that are due."""
