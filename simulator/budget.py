@@ -9,7 +9,7 @@ from simulator.activities import Activity
 from simulator.draws import FloatArray
 from simulator.topology import IntArray, Topology, tcp_limit
 
-FULL = 0.5  # of whatever carries it: most that is ordered for good; bursts need the rest
+FULL = 0.4  # of whatever carries it: most that is ordered for good; bursts need the rest
 POPULAR_RANK = 0.6  # standard deviations by which data on popular routes come sooner than the others
 COMMON = 0.25  # most that the long tail of all routes takes of one storage element
 

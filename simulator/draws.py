@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from scipy.special import ndtri
+
+from simulator.kernels import inlined
 
 FloatArray = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint64]
@@ -53,14 +54,14 @@ def mix(state: int, *keys: int) -> int:
     return state ^ (state >> 27)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def fold(state: np.uint64, key: int) -> np.uint64:
     """One key more of a name, within a kernel."""
     state = (state ^ np.uint64(key)) * _U_STEP + _U_ADD
     return state ^ (state >> _U32)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def finish(state: np.uint64) -> float:
     """The number between 0 and 1 of a name that is complete, within a kernel."""
     state = (state ^ (state >> _U30)) * _U_FINAL_1

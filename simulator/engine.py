@@ -11,11 +11,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from simulator.draws import For, finish, fold
 from simulator.errors import Code
 from simulator.flows import USES, resource, share
+from simulator.kernels import kernel
 from simulator.queues import drop_first, first_in_line, join_tape, leave_line, leave_tape, line_up, schedule
 from simulator.records import MOST_FILES, MOST_TRIES, What
 from simulator.state import NOBODY, REPLICAS, Array, N, Phase, State
@@ -25,7 +25,7 @@ CONVEYOR_S = 20.0  # mean time until Rucio's conveyor submits a request, and a r
 CONVEYOR_RETRY_S = 120.0
 LOOK_S, LOOK_SPREAD = 1.5, 0.7  # until FTS's scheduler has seen a transfer: median, sigma of the logarithm
 DOOR_SPREAD = 0.35  # how doors' times differ from file to file
-STREAM_SPREAD = 0.5  # how disk servers of one storage differ
+STREAM_SPREAD = 0.7  # how disk servers of one storage differ
 HICCUP, HICCUP_S = 0.04, 25.0  # share of transfers that a busy door keeps waiting, and for how long
 HANDSHAKES = 12.0  # round trips before the first byte
 RETRANSMIT_S = 100.0  # seconds of opening for each fraction of packets lost: a hundred packets, a second each
@@ -105,30 +105,30 @@ class Arrivals(NamedTuple):
     bytes: Array
 
 
-@njit(cache=True)
+@kernel
 def _luck(s: Surroundings, number: int, tries: int, purpose: int) -> float:
     return finish(fold(fold(fold(fold(s.seed, _REQUEST), number), tries), purpose))
 
 
-@njit(cache=True)
+@kernel
 def _spread(s: Surroundings, number: int, tries: int, purpose: int, sigma: float) -> float:
     """Lognormal around 1 (Box and Muller)."""
     radius = math.sqrt(-2.0 * math.log(_luck(s, number, tries, purpose)))
     return math.exp(sigma * radius * math.cos(2 * math.pi * _luck(s, number, tries, purpose + 100)))
 
 
-@njit(cache=True)
+@kernel
 def _exponential(s: Surroundings, number: int, tries: int, purpose: int) -> float:
     return -math.log(_luck(s, number, tries, purpose))
 
 
-@njit(cache=True)
+@kernel
 def _link(state: State, slot: int) -> int:
     row = state.transfers[slot]
     return row.source * len(state.banned_until) + state.rules[row.rule].destination
 
 
-@njit(cache=True)
+@kernel
 def _tell(state: State, slot: int, what: int, at: float, ended: float) -> None:
     row, rule = state.transfers[slot], state.rules[state.transfers[slot].rule]
     out = state.outbox[state.numbers[_RECORDS]]
@@ -142,7 +142,7 @@ def _tell(state: State, slot: int, what: int, at: float, ended: float) -> None:
         out.code, out.fault = row.code, row.fault
 
 
-@njit(cache=True)
+@kernel
 def _arrive(state: State, s: Surroundings, arrivals: Arrivals, index: int) -> None:
     """A rule and its transfers."""
     given = arrivals.rules[index]
@@ -170,7 +170,7 @@ def _arrive(state: State, s: Surroundings, arrivals: Arrivals, index: int) -> No
         _ask(state, s, slot, given.at)
 
 
-@njit(cache=True)
+@kernel
 def _broker(state: State, s: Surroundings, candidates: Array, brokered: int) -> int:
     """The first candidate that may be written to; a broker takes one that ends what it is given much faster instead."""
     chosen = NOBODY
@@ -183,7 +183,7 @@ def _broker(state: State, s: Surroundings, candidates: Array, brokered: int) -> 
     return chosen if chosen != NOBODY else candidates[0]
 
 
-@njit(cache=True)
+@kernel
 def _ask(state: State, s: Surroundings, slot: int, at: float) -> None:
     """A new request."""
     row = state.transfers[slot]
@@ -195,7 +195,7 @@ def _ask(state: State, s: Surroundings, slot: int, at: float) -> None:
     schedule(state, at + 2.0 + mean * _exponential(s, row.number, row.tries, 1), _SUBMIT, slot, row.serial)
 
 
-@njit(cache=True)
+@kernel
 def _submit(state: State, s: Surroundings, slot: int, at: float) -> None:
     """Choose a source and hand the request to FTS; or wait, and look again."""
     row = state.transfers[slot]
@@ -222,13 +222,13 @@ def _submit(state: State, s: Surroundings, slot: int, at: float) -> None:
         _look(state, s, slot, at)
 
 
-@njit(cache=True)
+@kernel
 def _look(state: State, s: Surroundings, slot: int, at: float) -> None:
     row = state.transfers[slot]
     schedule(state, at + LOOK_S * _spread(s, row.number, row.tries, 2, LOOK_SPREAD), _READY, slot, row.serial)
 
 
-@njit(cache=True)
+@kernel
 def _nearest(state: State, s: Surroundings, slot: int, at: float) -> int:
     """The replica that failed least for this transfer, then the one at the least distance, then any."""
     row, rule = state.transfers[slot], state.rules[state.transfers[slot].rule]
@@ -256,7 +256,7 @@ def _nearest(state: State, s: Surroundings, slot: int, at: float) -> int:
     return best
 
 
-@njit(cache=True)
+@kernel
 def _robot(state: State, s: Surroundings, rse: int, at: float) -> None:
     """Give free drives to who is first in line."""
     while state.tape_busy[rse] < s.drives[rse] and state.tape_heads[rse] != NOBODY:
@@ -269,7 +269,7 @@ def _robot(state: State, s: Surroundings, rse: int, at: float) -> None:
         schedule(state, at + mount + row.bytes / s.drive_rate[rse], _STAGED, slot, row.serial)
 
 
-@njit(cache=True)
+@kernel
 def _dispatch(state: State, s: Surroundings, now: float) -> None:
     """Start what the limits allow, one on each link in turn."""
     state.numbers[_CALLING] = 0
@@ -287,7 +287,7 @@ def _dispatch(state: State, s: Surroundings, now: float) -> None:
                 place += 1
 
 
-@njit(cache=True)
+@kernel
 def _free(state: State, s: Surroundings, link: int, now: float) -> bool:
     source, destination = divmod(link, len(state.banned_until))
     server = s.site_fts[s.rse_site[destination]]
@@ -301,7 +301,7 @@ def _free(state: State, s: Surroundings, link: int, now: float) -> bool:
     )
 
 
-@njit(cache=True)
+@kernel
 def _count(state: State, s: Surroundings, slot: int, change: int) -> None:
     """FTS runs one transfer more, or one less."""
     link = _link(state, slot)
@@ -312,7 +312,7 @@ def _count(state: State, s: Surroundings, slot: int, change: int) -> None:
     state.server_running[s.site_fts[s.rse_site[destination]]] += change
 
 
-@njit(cache=True)
+@kernel
 def _start(state: State, s: Surroundings, slot: int, now: float) -> None:
     row = state.transfers[slot]
     destination = state.rules[row.rule].destination
@@ -328,7 +328,7 @@ def _start(state: State, s: Surroundings, slot: int, now: float) -> None:
     schedule(state, row.started + opening, _OPEN, slot, row.serial)
 
 
-@njit(cache=True)
+@kernel
 def _open(state: State, s: Surroundings, slot: int, at: float) -> None:
     """The doors have answered: the bytes flow, or it will fail."""
     row = state.transfers[slot]
@@ -345,7 +345,7 @@ def _open(state: State, s: Surroundings, slot: int, at: float) -> None:
     state.numbers[_STALE] = 1
 
 
-@njit(cache=True)
+@kernel
 def _failure(state: State, s: Surroundings, slot: int) -> float:
     """Set the row's code if it fails before a byte flows; return the seconds until that shows."""
     row = state.transfers[slot]
@@ -377,13 +377,13 @@ def _failure(state: State, s: Surroundings, slot: int) -> float:
     return wait
 
 
-@njit(cache=True)
+@kernel
 def _crowd(state: State, rse: int) -> int:
     """Connections at a storage's door."""
     return state.running[rse, 0] + state.running[rse, 1]
 
 
-@njit(cache=True)
+@kernel
 def _limit(state: State, s: Surroundings, slot: int) -> float:
     """Bytes a second that the transfer gets when it is alone."""
     row = state.transfers[slot]
@@ -396,7 +396,7 @@ def _limit(state: State, s: Surroundings, slot: int) -> float:
     return min(disks, tcp_limit(s.rtt_s[here, there], s.loss[here, there]))
 
 
-@njit(cache=True)
+@kernel
 def _share_out(state: State, s: Surroundings, now: float) -> None:
     """New rates for all flows, and when each ends at its own."""
     state.numbers[_STALE] = 0
@@ -420,7 +420,7 @@ def _share_out(state: State, s: Surroundings, now: float) -> None:
         row.end = min(row.since + row.left / row.rate if row.rate > 0 else math.inf, row.deadline)
 
 
-@njit(cache=True)
+@kernel
 def _stop_flow(state: State, slot: int) -> None:
     row = state.transfers[slot]
     state.numbers[_FLOWS] -= 1
@@ -431,7 +431,7 @@ def _stop_flow(state: State, slot: int) -> None:
     state.numbers[_STALE] = 1
 
 
-@njit(cache=True)
+@kernel
 def _arrived(state: State, s: Surroundings, slot: int) -> None:
     """All bytes are there, or FTS's timeout has passed."""
     row = state.transfers[slot]
@@ -445,7 +445,7 @@ def _arrived(state: State, s: Surroundings, slot: int) -> None:
     _ended(state, s, slot, at)
 
 
-@njit(cache=True)
+@kernel
 def _ended(state: State, s: Surroundings, slot: int, at: float) -> None:
     row = state.transfers[slot]
     destination = state.rules[row.rule].destination
@@ -461,7 +461,7 @@ def _ended(state: State, s: Surroundings, slot: int, at: float) -> None:
         _let_go(state, slot, at)
 
 
-@njit(cache=True)
+@kernel
 def _let_go(state: State, slot: int, at: float) -> None:
     """The transfer is over; so is its rule with the last one."""
     row = state.transfers[slot]
@@ -475,7 +475,7 @@ def _let_go(state: State, slot: int, at: float) -> None:
         schedule(state, at + FORGET_S, _FORGET, row.rule, 0)
 
 
-@njit(cache=True)
+@kernel
 def _rest(state: State, s: Surroundings, slot: int, at: float, retry: int) -> None:
     """It is tried again soon, or is stuck and Rucio looks at it again after hours."""
     row = state.transfers[slot]
@@ -488,7 +488,7 @@ def _rest(state: State, s: Surroundings, slot: int, at: float, retry: int) -> No
     schedule(state, at + pause, _AGAIN, slot, row.serial)
 
 
-@njit(cache=True)
+@kernel
 def _again(state: State, s: Surroundings, slot: int, at: float) -> None:
     row = state.transfers[slot]
     if row.retry > RETRIES:
@@ -502,7 +502,7 @@ def _again(state: State, s: Surroundings, slot: int, at: float) -> None:
     _ask(state, s, slot, at)
 
 
-@njit(cache=True)
+@kernel
 def _happen(state: State, s: Surroundings, at: float, what: int, slot: int) -> None:
     if what == _SUBMIT:
         _submit(state, s, slot, at)
@@ -524,7 +524,7 @@ def _happen(state: State, s: Surroundings, at: float, what: int, slot: int) -> N
         _again(state, s, slot, at)
 
 
-@njit(cache=True)
+@kernel
 def _due(state: State, s: Surroundings, arrivals: Arrivals, until: float) -> None:
     """Whatever comes before `until`, in its order."""
     numbers, heap = state.numbers, state.heap
@@ -547,7 +547,7 @@ def _due(state: State, s: Surroundings, arrivals: Arrivals, until: float) -> Non
             _happen(state, s, at, what, slot)
 
 
-@njit(cache=True)
+@kernel
 def _first_end(state: State) -> float:
     first = math.inf
     for flow in range(state.numbers[_FLOWS]):
@@ -555,7 +555,7 @@ def _first_end(state: State) -> float:
     return first
 
 
-@njit(cache=True)
+@kernel
 def live(state: State, s: Surroundings, arrivals: Arrivals, until: int) -> None:
     """Let time pass to the second `until`, or until the outbox is half full: `numbers[N.CLOCK]` says which."""
     numbers = state.numbers
@@ -581,7 +581,7 @@ def live(state: State, s: Surroundings, arrivals: Arrivals, until: int) -> None:
         numbers[_CLOCK] = now + 1
 
 
-@njit(cache=True)
+@kernel
 def change_limits(state: State, s: Surroundings) -> None:
     """The surroundings are others: every flow gets its new limit, and what waits may start."""
     for flow in range(state.numbers[_FLOWS]):
@@ -591,7 +591,7 @@ def change_limits(state: State, s: Surroundings) -> None:
     state.numbers[_CALLING] = 1
 
 
-@njit(cache=True)
+@kernel
 def reorder(state: State, rule: int) -> None:
     """Give the rule's waiting transfers its new priority."""
     for slot in range(len(state.transfers)):
@@ -607,7 +607,7 @@ def reorder(state: State, rule: int) -> None:
             row.priority = state.rules[rule].priority
 
 
-@njit(cache=True)
+@kernel
 def look_again(state: State, s: Surroundings, rule: int, at: float) -> None:
     """Have Rucio look within minutes at what is stuck or has no source: someone has touched the rule."""
     for slot in range(len(state.transfers)):
@@ -619,7 +619,7 @@ def look_again(state: State, s: Surroundings, rule: int, at: float) -> None:
         schedule(state, at + pause, _SUBMIT if row.phase == _WAITING else _AGAIN, slot, row.serial)
 
 
-@njit(cache=True)
+@kernel
 def requeue(state: State, s: Surroundings, rule: int, at: float) -> int:
     """Cancel the rule's requests, wherever they are, and have Rucio ask anew; return how many were cancelled."""
     found = 0

@@ -7,14 +7,14 @@ until some flow can take no more, that flow is settled, and what it leaves is sh
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from simulator.kernels import kernel
 from simulator.state import Array
 
 USES = 5  # resources of one flow: reading, writing, uplink out, uplink in, path
 
 
-@njit(cache=True)
+@kernel
 def resource(use: int, source: int, destination: int, from_site: int, to_site: int, rses: int, sites: int) -> int:
     """The number of a resource: R read, R write, S out, S in, S * S paths; within a site there is no uplink (-1)."""
     if use == 0:
@@ -28,7 +28,7 @@ def resource(use: int, source: int, destination: int, from_site: int, to_site: i
     return 2 * rses + (from_site if use == 2 else sites + to_site)
 
 
-@njit(cache=True)
+@kernel
 def share(uses: Array, limits: Array, capacity: Array, rates: Array) -> None:
     """Fill `rates` (f8[n], bytes a second) for n flows.
 
@@ -74,7 +74,7 @@ def share(uses: Array, limits: Array, capacity: Array, rates: Array) -> None:
         count = kept
 
 
-@njit(cache=True)
+@kernel
 def _settle(flow: int, rate: float, uses: Array, left: Array, members: Array, rates: Array) -> None:
     rates[flow] = rate
     for use in range(USES):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from numba import njit
-
+from simulator.kernels import kernel
 from simulator.state import NOBODY, PRIORITIES, Array, N, State
 
 _EVENTS, _ORDER, _LINES = int(N.EVENTS), int(N.ORDER), int(N.LINES)
 
 
-@njit(cache=True)
+@kernel
 def _before(heap: Array, a: int, b: int) -> bool:
     if heap[a].at != heap[b].at:
         return heap[a].at < heap[b].at
     return heap[a].order < heap[b].order
 
 
-@njit(cache=True)
+@kernel
 def _swap(heap: Array, a: int, b: int) -> None:
     at, order, slot, serial, what = heap[a].at, heap[a].order, heap[a].slot, heap[a].serial, heap[a].what
     heap[a].at, heap[a].order, heap[a].slot, heap[a].serial, heap[a].what = (
@@ -25,7 +24,7 @@ def _swap(heap: Array, a: int, b: int) -> None:
     heap[b].at, heap[b].order, heap[b].slot, heap[b].serial, heap[b].what = at, order, slot, serial, what
 
 
-@njit(cache=True)
+@kernel
 def schedule(state: State, at: float, what: int, slot: int, serial: int) -> None:
     heap, numbers = state.heap, state.numbers
     place = numbers[_EVENTS]
@@ -38,7 +37,7 @@ def schedule(state: State, at: float, what: int, slot: int, serial: int) -> None
         place = (place - 1) // 2
 
 
-@njit(cache=True)
+@kernel
 def drop_first(state: State) -> None:
     heap, numbers = state.heap, state.numbers
     numbers[_EVENTS] -= 1
@@ -58,7 +57,7 @@ def drop_first(state: State) -> None:
         place = least
 
 
-@njit(cache=True)
+@kernel
 def line_up(state: State, link: int, slot: int) -> None:
     """At the end of its link's line for its priority."""
     place = state.transfers[slot].priority - 1
@@ -74,7 +73,7 @@ def line_up(state: State, link: int, slot: int) -> None:
         state.numbers[_LINES] += 1
 
 
-@njit(cache=True)
+@kernel
 def first_in_line(state: State, link: int) -> int:
     """The row that is next on the link, of the highest priority that waits; NOBODY if nothing does."""
     for place in range(PRIORITIES - 1, -1, -1):
@@ -83,7 +82,7 @@ def first_in_line(state: State, link: int) -> int:
     return NOBODY
 
 
-@njit(cache=True)
+@kernel
 def leave_line(state: State, link: int, slot: int) -> None:
     """Out of its link's line, wherever it stands there."""
     place = state.transfers[slot].priority - 1
@@ -106,7 +105,7 @@ def leave_line(state: State, link: int, slot: int) -> None:
         state.numbers[_LINES] = count
 
 
-@njit(cache=True)
+@kernel
 def join_tape(state: State, rse: int, slot: int) -> None:
     state.transfers[slot].next = NOBODY
     if state.tape_heads[rse] == NOBODY:
@@ -116,7 +115,7 @@ def join_tape(state: State, rse: int, slot: int) -> None:
     state.tape_tails[rse] = slot
 
 
-@njit(cache=True)
+@kernel
 def leave_tape(state: State, rse: int, slot: int) -> bool:
     """Out of the tape robot's line; False if it is not in it (a drive has it)."""
     before, here = NOBODY, state.tape_heads[rse]

@@ -37,6 +37,7 @@ from simulator.state import Stream
 log = structlog.get_logger()
 
 _TICK = 0.25  # seconds of wall time between two steps of the world
+_GAP = 0.002  # seconds between two steps where the world is behind, or those who ask would never get their turn
 _LONGEST_STEP = timedelta(minutes=10)  # of simulated time, so that callers never wait long
 _MOST_DOCUMENTS = 20_000
 
@@ -96,7 +97,7 @@ class _Pace(threading.Thread):
         try:
             while not self._finished.wait(_TICK):
                 target = origin + timedelta(seconds=round((time.monotonic() - began) * self._speed, 3))
-                while self._keeper.now < target and not self._finished.is_set():
+                while self._keeper.now < target and not self._finished.wait(_GAP):
                     with self._lock:
                         self._keeper.advance(min(target, self._keeper.now + _LONGEST_STEP))
         except Exception as error:  # noqa: BLE001 - whatever it is, the process must end with it and not stand still

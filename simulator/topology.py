@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from simulator.draws import Draws, For
+from simulator.kernels import inlined
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -42,15 +42,16 @@ _SHARE = {"DATADISK": 1.0, "SCRATCHDISK": 0.5, "DATATAPE": 1.0, "LOCALGROUPDISK"
 # How storage differs from one to the other, for good: sigma of the logarithm, the median for the rest.
 DOOR_S, DOOR_SIGMA = 3.4, 1.0
 TAPE_DOOR_S = 5.0
-STREAM, STREAM_SIGMA = 32 * _MB, 0.9
+STREAM, STREAM_SIGMA = 42 * _MB, 0.8
+STREAM_GROWTH = 0.35  # small sites have older disk servers, with slower network cards
 BANDWIDTH_SIGMA, LARGE_BANDWIDTH_SIGMA = 0.7, 0.25  # of a storage's bandwidth against its uplink; large sites plan
 LARGE_GBIT = 40
 READ_SHARE, WRITE_SHARE = 0.6, 0.45  # of the uplink
 LOSS, LOSS_PAIR_SIGMA, LOSS_SITE_SIGMA = 2e-6, 0.6, 0.7
-LINK_LIMIT, LINK_LIMIT_SIGMA = 12.0, 0.6  # transfers at once between two large sites, and how FTS's optimizer varies it
-INSIDE_LIMIT = 11.0  # times as many inside a site
+LINK_LIMIT, LINK_LIMIT_SIGMA = 14.0, 0.4  # transfers at once between two large sites, and how FTS's optimizer varies it
+INSIDE_LIMIT = 11.5  # times as many inside a site
 STORAGE_LIMIT, SLOTS = 200, 500  # at a large site; on a server
-LEAST_LIMIT, LEAST_STORAGE_LIMIT, LEAST_SLOTS = 3, 12, 60
+LEAST_LIMIT, LEAST_STORAGE_LIMIT, LEAST_SLOTS = 4, 12, 60
 
 # name, latitude, longitude, uplink in Gbit/s, spaces by letter, FTS server
 _SITES = (
@@ -178,7 +179,7 @@ class Topology:
         return _place(self.fts, name)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def tcp_limit(rtt_s: float, loss: float) -> float:
     """Most that one transfer's streams carry: by window and, where packets are lost, by Mathis' formula."""
     window = WINDOW / rtt_s
@@ -220,7 +221,7 @@ def build(*, sites: int, rses: int | None, capacity: float, seed: int) -> Topolo
         **network,
         **storage,
         distance=_distance(network["rtt_s"], rse_site, storage["tape"]),
-        link_limit=_link_limit(draws, gbit[rse_site] * capacity, rse_site),
+        link_limit=_link_limit(draws, gbit[rse_site] * capacity, rse_site, storage["overhead_s"]),
         slots=np.full(len(servers), max(LEAST_SLOTS, round(SLOTS * capacity))),
     )
 
@@ -289,7 +290,9 @@ def _storage(draws: Draws, chosen: list[tuple[int, int]], gbit: FloatArray, capa
         "weight": np.sqrt(size) * vary(11, 0.4),
         "read": READ_SHARE * uplink * vary(12, bandwidth_sigma),
         "write": WRITE_SHARE * uplink * vary(13, bandwidth_sigma),
-        "stream": STREAM * vary(14, STREAM_SIGMA * np.where(large, 0.6, 1.0)),
+        "stream": STREAM
+        * (gbit[site] / LARGE_GBIT) ** STREAM_GROWTH
+        * vary(14, STREAM_SIGMA * np.where(large, 0.25, 1.0)),
         "overhead_s": np.where(tape, TAPE_DOOR_S, DOOR_S) * site_door * vary(15, 0.87 * DOOR_SIGMA),
         "connections": 3 * limit,
         "outbound": limit,
@@ -309,10 +312,14 @@ def _distance(rtt_s: FloatArray, rse_site: IntArray, tape: BoolArray) -> IntArra
     return apart.astype(np.int64)
 
 
-def _link_limit(draws: Draws, gbit: FloatArray, rse_site: IntArray) -> IntArray:
-    """What FTS's optimizer has settled at: by the smaller of the two sites."""
+def _link_limit(draws: Draws, gbit: FloatArray, rse_site: IntArray, door_s: FloatArray) -> IntArray:
+    """What FTS's optimizer has settled at: by the smaller of the two sites, and more where doors are slow.
+
+    It adds transfers as long as throughput grows, and a transfer that waits at a door takes no bandwidth from the others.
+    """
     rse = np.arange(len(gbit))
+    patient = np.sqrt((door_s[:, None] + door_s[None, :]) / (2 * DOOR_S))
     usual = LINK_LIMIT * np.sqrt(np.minimum(gbit[:, None], gbit[None, :]) / 40)
     varied = usual * draws.lognormals(1.0, LINK_LIMIT_SIGMA, For.TOPOLOGY, 20, rse[:, None], rse[None, :])
-    limit = np.where(rse_site[:, None] == rse_site[None, :], INSIDE_LIMIT * usual, varied)
+    limit = np.where(rse_site[:, None] == rse_site[None, :], INSIDE_LIMIT * usual, patient * varied)
     return np.maximum(LEAST_LIMIT, np.rint(limit)).astype(np.int64)

@@ -48,7 +48,7 @@ DELETION = np.dtype([("number", "i8"), ("at", "f8"), ("rse", "i2"), ("activity",
 Rows = npt.NDArray[np.void]
 
 LARGEST_RULE = 0.0025  # most files of a rule, as a share of its activity's day
-WAVE = 0.4  # how much the hours differ
+WAVE = 0.2  # how much the hours differ
 BURST = 6.0  # rules that come together
 BURST_S = 120.0  # mean time from a burst's begin to a rule of it
 _USUAL_ROOM = 1 << 19  # of these, the usual rules have the first; the busy times of a period share the rest

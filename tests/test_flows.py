@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator import kernels
 from simulator.flows import USES, share
 
 
@@ -57,3 +61,15 @@ def test_the_shares_are_max_min_fair(data):
             for one in path
         )
         assert held
+
+
+def test_kernels_are_kept_by_all_that_they_are_made_of():
+    """numba compares only a kernel's own file: what it takes from others must be told of."""
+    folder, found = Path(kernels.__file__).parent, set(kernels.MODULES)
+    for name in kernels.MODULES:
+        tree = ast.parse((folder / f"{name}.py").read_text())
+        imported = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+        found |= {module.removeprefix("simulator.") for module in imported if module.startswith("simulator.")}
+        decorated = {ast.unparse(each) for node in tree.body for each in getattr(node, "decorator_list", [])}
+        assert "njit" not in " ".join(decorated)
+    assert found - {"kernels"} == set(kernels.MODULES)
