@@ -106,8 +106,8 @@ def demo(config_path: Path | None) -> None:
 @commands.command()
 @_CONFIG
 @click.option("--speed", type=click.FloatRange(0.1, 3600), default=60.0, show_default=True, help="Times real time.")
-@click.option("--seed", type=int, default=1, show_default=True, help="The same seed, the same troubles.")
-def grid(config_path: Path | None, *, speed: float, seed: int) -> None:
+@click.option("--seed", type=click.IntRange(min=0), help="The same seed, the same troubles; without it the scenario's.")
+def grid(config_path: Path | None, *, speed: float, seed: int | None) -> None:
     """Serve the simulated grid at the address grid.url.
 
     That must be a loopback address. The grid's state and a journal of every call it received are kept on disk.

@@ -117,24 +117,25 @@ def _open_slack(config: Config, running: Service, stack: ExitStack) -> Callable[
     return desk.publish
 
 
-def grid(config: Config, *, speed: float, seed: int) -> None:
+def grid(config: Config, *, speed: float, seed: int | None) -> None:
     """Serve the simulated grid at the address that the configuration names, until stopped."""
     from simulator.scenario import load, names  # noqa: PLC0415 - the simulator's compiler is loaded by whoever simulates
     from simulator.server import serve  # noqa: PLC0415
 
     telemetry.configure(config.log.level, config.log.format)
-    scenario = config.grid.scenario
+    named = config.grid.scenario
+    scenario = load(named if named in names() else config.path(named))
     address = urlsplit(config.grid.url)
     if address.hostname is None or address.port is None:
         raise ConfigError(f"grid.url: {config.grid.url!r} must name a host and a port, as http://127.0.0.1:8850 does")
     serve(
         directory=config.state_dir / "grid",
-        scenario=load(scenario if scenario in names() else config.path(scenario)),
+        scenario=scenario,
         start=wall_clock(),
         host=address.hostname,
         port=address.port,
         speed=speed,
-        seed=seed,
+        seed=scenario.seed if seed is None else seed,
     )
 
 

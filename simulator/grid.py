@@ -58,7 +58,7 @@ class SimulatedGrid(Inventory):
     def set_distance(self, source: str, destination: str, distance: int, *, key: str) -> None:
         if self.distance(source, destination) is None:
             raise GridError(f"{source} and {destination} are not connected; only an existing distance can be changed")
-        _within("distance", distance, _MOST)
+        _whole("distance", distance)
 
         def act() -> None:
             self._world.state.distance[self._rse(source), self._rse(destination)] = distance
@@ -68,7 +68,7 @@ class SimulatedGrid(Inventory):
     def set_link_limit(self, source: str, destination: str, limit: int | None, *, key: str) -> None:
         link = self._rse(source), self._rse(destination)
         if limit is not None:
-            _within("link limit", limit, _MOST)
+            _whole("link limit", limit)
 
         def act() -> None:
             self._world.state.link_limit[link] = limit or 0
@@ -79,7 +79,7 @@ class SimulatedGrid(Inventory):
     def set_storage_limit(self, rse: str, direction: Direction, limit: int | None, *, key: str) -> None:
         place = self._rse(rse), direction_of(direction)
         if limit is not None:
-            _within("storage limit", limit, _MOST)
+            _whole("storage limit", limit)
 
         def act() -> None:
             self._world.state.storage_limit[place] = limit or 0
@@ -241,6 +241,12 @@ class SimulatedGrid(Inventory):
         if not self._world.probes.probed[site]:
             raise GridError(f"site {name} has no perfSONAR host to measure with")
         return site
+
+
+def _whole(what: str, value: int) -> None:
+    if not isinstance(value, int):
+        raise GridError(f"{what} {value!r} must be a whole number")
+    _within(what, value, _MOST)
 
 
 def _within(what: str, value: float, most: float) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 from pydantic import ConfigDict, TypeAdapter, ValidationError, validate_call
-from pydantic_core import to_json, to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from models.domain import ConfigError, GridError
 from simulator import disk
@@ -124,6 +124,10 @@ class Keeper:
 
     def call(self, method: str, arguments: Mapping[str, Any]) -> Reply:
         """Call a method of the grid; it is in the journal, and on the disk if it is an act, before this returns."""
+        try:
+            to_json(arguments)
+        except PydanticSerializationError as error:  # what the journal cannot tell is not done
+            return Reply(error=f"the arguments cannot be written down: {error}")
         reply = self._reply(method, arguments)
         entry = {"at": self.now.isoformat(), "method": method, "args": arguments, "key": arguments.get("key")}
         outcome = {"error": reply.error} if reply.error else {"result": reply.result}

@@ -37,7 +37,7 @@ from simulator.world import World
 from tests.command import GRIDMEDIC, gridmedic, refused
 
 HOUR = 3600.0
-RSE, OTHER = "CERN-PROD_DATADISK", "BNL-OSG2_DATADISK"
+SITE, RSE, OTHER = "CERN-PROD", "CERN-PROD_DATADISK", "BNL-OSG2_DATADISK"
 SMALL = parse(
     {
         "grid": {"sites": 6},
@@ -306,6 +306,29 @@ def test_the_oracle_treats_each_fault_and_puts_everything_back():
         )
     assert changed
     assert len(arena.world.chronicle.tickets) == 2
+    assert np.array_equal(arena.world.state.distance, before[0])
+    assert np.array_equal(arena.world.state.closed, before[1])
+
+
+def test_what_a_fault_asks_for_outlasts_another_one_at_the_same_place():
+    faults = [
+        {"kind": "files-missing", "culprit": f"rse:{RSE}", "start": 3600, "duration": 900, "strength": 1.0},
+        {"kind": "site-dark", "culprit": f"site:{SITE}", "start": 3900, "duration": 9000, "strength": 1.0},
+    ]
+    content = {"grid": {"sites": 4}, "load": {"transfers_per_day": 20_000}, "faults": faults}
+    scenario = parse(content, "overlapping")
+    twin = World(scenario, seed=1, start=START, faults=False).advance(START + timedelta(hours=5)).ended
+    arena = Arena(scenario, seed=1, start=START)
+    oracle, place = Oracle(arena, Twin(twin)), arena.world.topology.rse(RSE)
+    before = arena.world.state.distance.copy(), arena.world.state.closed.copy()
+
+    def changed():
+        state = arena.world.state
+        return (state.distance != before[0])[place].any() or (state.closed != before[1])[place].any()
+
+    oracle.live(START + timedelta(seconds=4800))
+    assert changed()
+    oracle.live(START + timedelta(hours=5))
     assert np.array_equal(arena.world.state.distance, before[0])
     assert np.array_equal(arena.world.state.closed, before[1])
 

@@ -248,6 +248,8 @@ REFUSED = {
     "are not connected": lambda grid: grid.set_distance(TAPE, "FZK-LCG2_DATATAPE", 3, key="k"),
     "distance 0 must be above 0": lambda grid: grid.set_distance(CERN, FZK, 0, key="k"),
     "distance 1000000000000000000000 must be": lambda grid: grid.set_distance(CERN, FZK, 10**21, key="k"),
+    "distance 2.5 must be a whole number": lambda grid: grid.set_distance(CERN, FZK, 2.5, key="k"),
+    "link limit 0.5 must be a whole number": lambda grid: grid.set_link_limit(CERN, FZK, 0.5, key="k"),
     "link limit 0 must be above 0": lambda grid: grid.set_link_limit(CERN, FZK, 0, key="k"),
     "storage limit -1 must be above 0": lambda grid: grid.set_storage_limit(CERN, "source", -1, key="k"),
     "direction 'up' is not one of": lambda grid: grid.storage_limit(CERN, "up"),

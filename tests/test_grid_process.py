@@ -145,12 +145,18 @@ class TestCalls:
         assert not isinstance(refused.value, GridUnreachable)
         with pytest.raises(GridError, match="valid integer"):
             grid.set_distance(CERN, FZK, "far", key="k")
+        ticket = json.dumps({"culprit": f"rse:{CERN}", "title": "\ud800", "body": "", "key": "broken"})
+        headers = {"content-type": "application/json"}
+        answer = httpx.post(f"{process.url}/call/open_ticket", content=ticket, headers=headers)
+        assert answer.status_code == 409
+        assert "cannot be written down" in answer.json()["error"]
+        assert grid.tickets(mark="broken") == []
         for path, body, code in (
             ("call/delete_everything", "{}", 409),
             ("call/rse", "[]", 422),
             ("call/rse", "{", 422),
         ):
-            answer = httpx.post(f"{process.url}/{path}", content=body, headers={"content-type": "application/json"})
+            answer = httpx.post(f"{process.url}/{path}", content=body, headers=headers)
             assert answer.status_code == code
         assert httpx.post(f"{process.url}/call/rses", content="{}").status_code == 422
         assert httpx.get(f"{process.url}/events?after=x").status_code == 422

@@ -5,6 +5,7 @@ Beside the call that it chooses it tells the people who can mend it, and it puts
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -26,7 +27,7 @@ HORIZON: Final = timedelta(hours=3)  # that a candidate is lived with before it 
 FAR: Final = 100  # distance of sources that are to be avoided
 FEW: Final = 2  # connections that an overloaded storage element is asked for
 
-Call = tuple[str, tuple[Any, ...]]  # a method of the grid, and its arguments
+Call = tuple[str, tuple[Any, ...]]  # a method of the grid, and its arguments, the value last where something is set
 Records = NDArray[np.void]
 
 
@@ -64,7 +65,9 @@ class Oracle:
         self._arena = arena
         self._twin = twin
         self._deeds = Deeds(arena)
-        self._treated: dict[int, list[Call]] = {}  # what puts back what was done, by fault
+        self._treated: set[int] = set()
+        self._standing: dict[int, list[Call]] = {}  # what is set on the grid because of a fault, by its number
+        self._found: dict[Call, Call] = {}  # what sets each of these as it was found
 
     def live(self, to: datetime) -> None:
         world = self._arena.world
@@ -73,7 +76,9 @@ class Oracle:
             for fault in world.active_faults():
                 if fault.number not in self._treated:
                     self._treat(fault)
-            self._put_back()
+            for fault in world.faults:
+                if fault.number in self._standing and fault.end <= world.clock:
+                    self._put_back(fault)
         self._arena.live(to)
 
     def tell(self, trial: Trial, hurt_by: object) -> None:  # noqa: ARG002 - as the policies'
@@ -86,11 +91,11 @@ class Oracle:
         """When the next fault starts or ends, if that is before `to`."""
         world, times = self._arena.world, []
         for fault in world.faults:
-            if fault.number not in self._treated:
-                times.append(fault.start)
-            elif self._treated[fault.number]:
+            if fault.number in self._standing:
                 times.append(fault.end)
-        moments = [world.start + timedelta(seconds=float(np.ceil(time))) for time in times]
+            elif fault.number not in self._treated:
+                times.append(fault.start)
+        moments = [world.start + timedelta(seconds=math.ceil(time)) for time in times if time < math.inf]
         return min((max(moment, world.now) for moment in moments if moment < to), default=None)
 
     def _treat(self, fault: Fault) -> None:
@@ -104,16 +109,19 @@ class Oracle:
             ended = copy.advance(until).ended
             costs.append(self._twin.hurt(before, ended, since=world.clock, until=copy.clock))
         best = treatments[int(np.argmin(costs))]  # of equals the first: the one that changes least
-        self._treated[fault.number] = _carry_out(self._arena.grid, best, f"oracle-{fault.number}")
+        self._treated.add(fault.number)
+        self._standing[fault.number] = standing = [call for call in best if call[0] != "open_ticket"]
+        for call in standing:
+            self._found.setdefault(_setting(call), _as_it_is(self._arena.grid, call))
+        _carry_out(self._arena.grid, best, f"oracle-{fault.number}")
         self._deeds.note()
 
-    def _put_back(self) -> None:
-        clock = self._arena.world.clock
-        for fault in self._arena.world.faults:
-            calls = self._treated.get(fault.number)
-            if calls and fault.end <= clock:
-                _carry_out(self._arena.grid, calls, f"oracle-{fault.number}/undo")
-                self._treated[fault.number] = []
+    def _put_back(self, fault: Fault) -> None:
+        """Leave what other faults still ask for, and set the rest as it was found."""
+        over = {_setting(call) for call in self._standing.pop(fault.number)}
+        asked = {_setting(call): call for calls in self._standing.values() for call in calls}
+        calls = [asked.get(setting) or self._found.pop(setting) for setting in sorted(over)]
+        _carry_out(self._arena.grid, calls, f"oracle-{fault.number}/undo")
         self._deeds.note()
 
 
@@ -157,26 +165,27 @@ def _farther(sources: Sequence[str], destinations: Sequence[str], topology: Topo
     ]
 
 
-def _carry_out(grid: SimulatedGrid, calls: Sequence[Call], key: str) -> list[Call]:
-    """Make the calls; return those that put everything back."""
-    back = [call for call in (_inverse(grid, *call) for call in calls) if call is not None]
+def _carry_out(grid: SimulatedGrid, calls: Sequence[Call], key: str) -> None:
     for method, arguments in calls:
         getattr(grid, method)(*arguments, key=key)
-    return back
 
 
-def _inverse(grid: SimulatedGrid, method: str, arguments: tuple[Any, ...]) -> Call | None:
-    match method:
-        case "set_distance":
-            source, destination, _ = arguments
-            return method, (source, destination, grid.distance(source, destination))
-        case "set_availability":
-            rse, operation, _ = arguments
-            return method, (rse, operation, getattr(grid.rse(rse), operation))
-        case "set_storage_limit":
-            rse, direction, _ = arguments
-            return method, (rse, direction, grid.storage_limit(rse, direction))
-        case "open_ticket":
-            return None
+def _setting(call: Call) -> Call:
+    """What the call sets, without the value."""
+    method, arguments = call
+    return method, arguments[:-1]
+
+
+def _as_it_is(grid: SimulatedGrid, call: Call) -> Call:
+    """The call that sets the same as it is now."""
+    method, setting = _setting(call)
+    match method, setting:
+        case "set_distance", (source, destination):
+            value: object = grid.distance(source, destination)
+        case "set_availability", (rse, operation):
+            value = getattr(grid.rse(rse), operation)
+        case "set_storage_limit", (rse, direction):
+            value = grid.storage_limit(rse, direction)
         case _:
             raise GridError(f"nothing puts back {method!r}")
+    return method, (*setting, value)
