@@ -23,6 +23,8 @@ _CONFIG = click.option(
     help="The configuration; without it ./config.yaml.",
 )
 
+_SEED = click.IntRange(0, 2**64 - 1)  # of a world; draws tell no more of them apart
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="gridmedic")
@@ -106,7 +108,7 @@ def demo(config_path: Path | None) -> None:
 @commands.command()
 @_CONFIG
 @click.option("--speed", type=click.FloatRange(0.1, 3600), default=60.0, show_default=True, help="Times real time.")
-@click.option("--seed", type=click.IntRange(min=0), help="The same seed, the same troubles; without it the scenario's.")
+@click.option("--seed", type=_SEED, help="The same seed, the same troubles; without it the scenario's.")
 def grid(config_path: Path | None, *, speed: float, seed: int | None) -> None:
     """Serve the simulated grid at the address grid.url.
 
@@ -280,7 +282,7 @@ def train(data: tuple[Path, ...], simulated_hours: float, seed: int, out: Path) 
     callback=_finite_or_none,
     help="Simulated days; without it as many as the scenario says.",
 )
-@click.option("--seed", type=click.IntRange(min=0), help="The same seed, the same bytes; without it the scenario's.")
+@click.option("--seed", type=_SEED, help="The same seed, the same bytes; without it the scenario's.")
 @click.option("--out", type=click.Path(path_type=Path), help="The directory to fill; it is made, or is empty.")
 @click.option(
     "--workers",

@@ -57,9 +57,9 @@ def simulate(scenario: Scenario, *, seed: int, days: float, out: Path, workers: 
 
     Of the `workers` processes one is this. Raise ConfigError if `out` is not empty.
     """
+    world = World(scenario, seed=seed, start=START)
     _prepare(out)
     place = Place(scenario=scenario, seed=seed, start=START, out=out)
-    world = World(scenario, seed=seed, start=START)
     tally = _Tally()
     with ExitStack() as stack:
         writers = stack.enter_context(Writers(place, workers - 1))
@@ -77,7 +77,7 @@ def simulate(scenario: Scenario, *, seed: int, days: float, out: Path, workers: 
         "days": days,
         "start": START.isoformat(),
         "end": world.now.isoformat(),
-        "counts": tally.counts() | {"faults": len(world.truth()), "hurt": hurt.rows},
+        "counts": tally.counts() | {"faults": len(world.truth()), "hurt": hurt.rows, "hurt_by_none": hurt.by_none},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
     }
     _write_json(out / "manifest.json", manifest)  # last: where it is, all is there
@@ -92,7 +92,7 @@ def summary(manifest: Mapping[str, Any], out: Path) -> str:
         f"{out}: {manifest['scenario']['name']}, seed {manifest['seed']}, {manifest['start']} to {manifest['end']}\n"
         f"{events:,} events and {measurements:,} measurements; {counts['finished']:,} transfers finished, "
         f"{counts['failed']:,} attempts failed\n"
-        f"{counts['faults']:,} faults hurt {counts['hurt']:,} attempts"
+        f"{counts['faults']:,} faults; {counts['hurt']:,} attempts hurt, {counts['hurt_by_none']:,} of them by no fault"
     )
 
 
@@ -148,6 +148,7 @@ class _Hurt:
         self._comparison = Comparison(world.topology, world.draws)
         self._file = pq.ParquetWriter(path, _HURT, compression="zstd", compression_level=1)
         self.rows = 0
+        self.by_none = 0
 
     def feed(self, here: Emitted, well: Emitted) -> None:
         world = self._world
@@ -167,6 +168,7 @@ class _Hurt:
         since_1970 = found.assign(created=found["created"] + start_s, ended=found["ended"] + start_s)
         self._file.write_table(pa.Table.from_pandas(since_1970, schema=_HURT, preserve_index=False))
         self.rows += len(found)
+        self.by_none += int((found["fault"] < 0).sum())
 
 
 def _lived(world: World, *, hours: float) -> Iterator[tuple[Emitted, Emitted]]:
@@ -184,7 +186,7 @@ def _prepare(out: Path) -> None:
 
 def _truth(world: World) -> dict[str, Any]:
     """What was wrong, and what was unusual without being wrong, as far as it has begun."""
-    begun = [one for one in world.disturbances if one.start <= world.clock]
+    begun = [one for one in world.disturbances if one.start < world.clock]
     return {
         "faults": world.truth(),
         "disturbances": _told(world, [one for one in begun if one.kind is not DisturbanceKind.DOWNTIME]),

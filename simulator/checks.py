@@ -6,15 +6,16 @@ Each entry is looked at with those of its keys that make sense by themselves, so
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from simulator.activities import ACTIVITIES
-from simulator.faults import NATURES, DisturbanceKind, FaultKind, Target
-from simulator.schema import ANYTHING, DisturbanceEntry, FaultEntry, GridSize, Outbreaks, Section, is_open, nearest
+from simulator.faults import NATURES, DisturbanceKind, FaultKind, Target, possible
+from simulator.schema import ANYTHING, DisturbanceEntry, FaultEntry, GridSize, Outbreaks, Section, meant
 from simulator.topology import MOST_SITES, MOST_SPACES, Topology, build
 
 Parts = Mapping[str, Any]
@@ -41,29 +42,42 @@ def impossible(content: Parts) -> Iterator[str]:
         yield from _culprit(entry, topology)
     for entry in disturbances:
         yield from _times(entry)
+        yield from _factor(entry)
         yield from _where(entry, topology)
-    yield from _overlaps(faults, "culprit")
-    yield from _overlaps(disturbances, "where")
-    yield from _outbreaks(_sound(Outbreaks, content.get("outbreaks")), topology)
+    yield from _outbreaks(content.get("outbreaks"), topology)
 
 
 def _sound(section: type[Section], given: object) -> Parts:
-    """Those keys of the section whose values are sound, with these values."""
+    """Those keys of the section whose values are sound, with these values; not those that are left empty."""
     found: dict[str, Any] = {}
     if not isinstance(given, Mapping):
         return found
-    for name, field in section.model_fields.items():
-        if name in given:
-            kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    for name, adapter in _adapters(section).items():
+        if given.get(name) is not None:
             with contextlib.suppress(ValidationError):
-                found[name] = TypeAdapter(kind).validate_python(given[name], strict=True)
+                found[name] = adapter.validate_python(given[name])
     return found
+
+
+@functools.cache
+def _adapters(section: type[Section]) -> Mapping[str, TypeAdapter[Any]]:
+    """What checks the value of each of its keys."""
+    config = ConfigDict(strict=True, allow_inf_nan=False)
+    kinds: dict[str, Any] = {
+        name: Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        for name, field in section.model_fields.items()
+    }
+    return {name: TypeAdapter(kind, config=config) for name, kind in kinds.items()}
 
 
 def _entries(key: str, section: type[Section], content: Parts) -> list[_Entry]:
     listed = content.get(key)
     return [
-        _Entry(path=f"{key}.{place}", given=given, sound=_sound(section, given))
+        _Entry(
+            path=f"{key}.{place}",
+            given={name: value for name, value in given.items() if value is not None},
+            sound=_sound(section, given),
+        )
         for place, given in enumerate(listed if isinstance(listed, list) else ())
         if isinstance(given, Mapping)
     ]
@@ -86,12 +100,18 @@ def _size(grid: Parts) -> Iterator[str]:
 
 def _times(entry: _Entry) -> Iterator[str]:
     start, end = entry.sound.get("start"), entry.sound.get("end")
-    if "duration" in entry.given and "end" in entry.given:
+    if entry.sound.get("recovers") is False:
+        yield from (
+            f"{entry.path}.{key}: it does not recover, so only a ticket ends it; leave this out, or `recovers`"
+            for key in ("duration", "end")
+            if key in entry.given
+        )
+    elif "duration" in entry.given and "end" in entry.given:
         yield f"{entry.path}.end: the duration is given too; leave one of them out"
     elif "duration" not in entry.given and "end" not in entry.given:
         yield f"{entry.path}.duration: say how long it lasts, or with `end` when it ends"
-    elif start is not None and end is not None and end <= start:
-        yield f"{entry.path}.end: it ends at {end:g} s, which is not after its start at {start:g} s"
+    elif start is not None and end is not None and end < start + 1:
+        yield f"{entry.path}.end: it ends at {end:g} s, which is not a second after its start at {start:g} s"
     every, lasts = entry.sound.get("every"), _lasts(entry)
     if every is not None and lasts is not None and every < lasts:
         yield f"{entry.path}.every: it lasts {lasts:g} s and comes again after {every:g} s"
@@ -113,6 +133,17 @@ def _strength(entry: _Entry) -> Iterator[str]:
         yield f"{entry.path}.strength: of {kind} it is the {nature.means}, from {bounds} (it is {strength!r})"
 
 
+def _factor(entry: _Entry) -> Iterator[str]:
+    """What is wrong with the strength of a disturbance."""
+    kind, strength = entry.sound.get("kind"), entry.sound.get("strength")
+    if kind is None or strength is None:
+        return
+    if kind is DisturbanceKind.DOWNTIME:
+        yield f"{entry.path}.strength: a downtime has none, what it names is closed; leave it out"
+    elif kind is DisturbanceKind.BUSY_DAY and strength < 1:
+        yield f"{entry.path}.strength: of {kind} it is the factor of what is asked for, from 1 to 100 (it is {strength!r})"
+
+
 def _culprit(entry: _Entry, topology: Topology) -> Iterator[str]:
     culprit, kind = entry.sound.get("culprit"), entry.sound.get("kind")
     if culprit is None:
@@ -124,14 +155,19 @@ def _culprit(entry: _Entry, topology: Topology) -> Iterator[str]:
     if kind is not None and what != NATURES[kind].target:
         yield f"{path}: {kind} strikes {_FORMS[NATURES[kind].target]}, not {culprit!r}"
         return
-    unknown = list(_unknown(what, name, topology, path))
-    yield from unknown
-    if kind is FaultKind.TAPE_SLOW and not unknown and not _is_tape(name, topology):
+    if unknown := list(_unknown(what, name, topology, path)):
+        yield from unknown
+    elif kind is not None and not possible(kind, topology):
+        yield f"{path}: {_NO_TAPE.format(kind=kind)}"
+    elif kind is FaultKind.TAPE_SLOW and not _is_tape(name, topology):
         yield f"{path}: {kind} strikes a tape robot, which {name!r} has not"
 
 
 def _is_tape(name: str, topology: Topology) -> bool:
     return name != "any-disk" and (name in ANYTHING[Target.RSE] or bool(topology.tape[topology.rse(name)]))
+
+
+_NO_TAPE = "{kind} strikes a tape robot, and this grid has none"
 
 
 _FORMS = {
@@ -163,7 +199,7 @@ def _unknown(what: str, name: str, topology: Topology, path: str) -> Iterator[st
     for end in ends:
         if end not in names:
             words = [*names, *ANYTHING[what]] if len(ends) == 1 else names
-            yield f"{path}: there is no {called} {end!r} in this grid{nearest(end, words)}"
+            yield f"{path}: there is no {called} {end!r} in this grid{meant(end, words)}"
 
 
 def _where(entry: _Entry, topology: Topology) -> Iterator[str]:
@@ -177,41 +213,30 @@ def _where(entry: _Entry, topology: Topology) -> Iterator[str]:
         if kind is DisturbanceKind.DOWNTIME:
             yield f"{path}: a downtime is of rse:NAME or site:NAME (it is {where!r})"
         elif name not in known:
-            yield f"{path}: there is no activity {name!r}{nearest(name, known)}"
+            yield f"{path}: there is no activity {name!r}{meant(name, known)}"
     elif what in {Target.RSE, Target.SITE} and name:
         yield from _unknown(what, name, topology, path)
     else:
         yield f"{path}: it is empty, site:NAME, rse:NAME or activity:NAME (it is {where!r})"
 
 
-def _overlaps(entries: list[_Entry], where: str) -> Iterator[str]:
-    """The same thing twice at once, which says only once what it says."""
-    for i, entry in enumerate(entries):
-        for earlier in entries[:i]:
-            if _same(entry, earlier, where):
-                place = entry.sound.get(where) or "everything"
-                yield f"{entry.path}: {entry.sound['kind']} of {place} overlaps {earlier.path}"
-
-
-def _same(entry: _Entry, other: _Entry, where: str) -> bool:
-    lasts, others = _lasts(entry), _lasts(other)
-    if (
-        lasts is None
-        or others is None
-        or any("kind" not in each.sound or "start" not in each.sound for each in (entry, other))
-    ):
-        return False
-    place, start, since = entry.sound.get(where, ""), entry.sound["start"], other.sound["start"]
-    alike = entry.sound["kind"] is other.sound["kind"] and place == other.sound.get(where, "") and not is_open(place)
-    return alike and start < since + others and since < start + lasts
-
-
-def _outbreaks(outbreaks: Parts, topology: Topology) -> Iterator[str]:
-    shortest, longest = outbreaks.get("shortest"), outbreaks.get("longest")
+def _outbreaks(given: object, topology: Topology) -> Iterator[str]:
+    sound = _sound(Outbreaks, given)
+    named = set(given) if isinstance(given, Mapping) else set()
+    shortest, longest = (
+        sound[key] if key in sound else None if key in named else Outbreaks.model_fields[key].default
+        for key in ("shortest", "longest")
+    )
     if shortest is not None and longest is not None and longest < shortest:
-        yield f"outbreaks.longest: {longest:g} s is less than the shortest, {shortest:g} s"
-    kinds, first = outbreaks.get("kinds"), outbreaks.get("first_kind")
+        if "longest" in named:
+            yield f"outbreaks.longest: {longest:g} s is less than the shortest, {shortest:g} s"
+        else:
+            yield f"outbreaks.shortest: {shortest:g} s is more than the longest, {longest:g} s"
+    kinds, first = sound.get("kinds"), sound.get("first_kind")
     if kinds is not None and first is not None and first not in kinds:
         yield f"outbreaks.first_kind: {first} is not among the kinds (they are {', '.join(kinds)})"
-    if kinds == [FaultKind.TAPE_SLOW] and not topology.tape.any():
-        yield f"outbreaks.kinds: {FaultKind.TAPE_SLOW} strikes tape robots, and this grid has none"
+    elif first is not None and not possible(first, topology):
+        yield f"outbreaks.first_kind: {_NO_TAPE.format(kind=first)}"
+    for place, kind in enumerate(kinds or ()):
+        if not possible(kind, topology):
+            yield f"outbreaks.kinds.{place}: {_NO_TAPE.format(kind=kind)}"

@@ -92,7 +92,10 @@ NATURES: Final[Mapping[FaultKind, Nature]] = {
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """One thing that is wrong in [start, end). A support ticket may bring `end` forward, never back."""
+    """One thing that is wrong in [start, end). A support ticket may bring `end` forward, never back.
+
+    One that does not recover by itself has no end, which is infinity, until a ticket finds it.
+    """
 
     number: int
     kind: FaultKind
@@ -100,6 +103,7 @@ class Fault:
     start: float
     end: float
     strength: float
+    recovers: bool = True
 
     @property
     def where(self) -> str:
@@ -128,6 +132,11 @@ class Fault:
 def _site_of(name: str, topology: Topology) -> str:
     """The site of a storage element; what is none stays as it is."""
     return topology.sites[topology.rse_site[topology.rses.index(name)]] if name in topology.rses else name
+
+
+def possible(kind: FaultKind, topology: Topology) -> bool:
+    """Whether the grid has what such a fault strikes."""
+    return kind is not FaultKind.TAPE_SLOW or bool(topology.tape.any())
 
 
 class DisturbanceKind(enum.StrEnum):

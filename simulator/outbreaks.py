@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from simulator.draws import Draws, For
@@ -46,7 +45,7 @@ def outbreak(number: int, before: Sequence[Fault], *, outbreaks: Outbreaks, plac
         strength,
         (start, end),
         draws.uniform(For.FAULT, number, 1),
-        apart=[fault.culprit for fault in itertools.islice(reversed(before), APART)],
+        apart=[fault.culprit for fault in before[-APART:]],
         tape=kind is FaultKind.TAPE_SLOW,
         among=WORST if opening else None,
     )
@@ -68,22 +67,27 @@ class Plan:
 
     def __init__(self, named: Sequence[Fault], *, outbreaks: Outbreaks | None, places: Places, draws: Draws) -> None:
         self._named = list(named)
-        self._begun: list[Fault] = []
-        self._drawn = _sequence(outbreaks, places, draws) if outbreaks else iter(())
-        self._next = next(self._drawn, None)
+        self._outbreaks = outbreaks
+        self._places = places
+        self._draws = draws
+        self._drawn: list[Fault] = []  # outbreaks, the last of which may not have begun
 
     def until(self, clock: float) -> list[Fault]:
         """The faults that the scenario names, and the outbreaks that start before `clock`; the same objects each time."""
-        while self._next is not None and self._next.start < clock:
-            self._next.number = len(self._named) + len(self._begun)
-            self._begun.append(self._next)
-            self._next = next(self._drawn, None)
-        return self._named + self._begun
+        while self._outbreaks and (not self._drawn or self._drawn[-1].start < clock):
+            number = len(self._drawn)
+            fault = outbreak(number, self._drawn, outbreaks=self._outbreaks, places=self._places, draws=self._draws)
+            fault.number += len(self._named)
+            self._drawn.append(fault)
+        return self._named + [fault for fault in self._drawn if fault.start < clock]
 
-
-def _sequence(outbreaks: Outbreaks, places: Places, draws: Draws) -> Iterator[Fault]:
-    recent: deque[Fault] = deque(maxlen=APART)
-    for number in itertools.count():
-        fault = outbreak(number, recent, outbreaks=outbreaks, places=places, draws=draws)
-        recent.append(fault)
-        yield fault
+    def copy(self) -> Plan:
+        """The same plan, as far as it is drawn, whose faults are others: they may end at other times."""
+        other = Plan(
+            [replace(fault) for fault in self._named],
+            outbreaks=self._outbreaks,
+            places=self._places,
+            draws=self._draws,
+        )
+        other._drawn += [replace(fault) for fault in self._drawn]
+        return other

@@ -15,11 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.draws import Draws, FloatArray, For
-from simulator.faults import DOOR_SLOWNESS, FLAP_S, HOUR, LONGER_ROUTE_LOSS, NATURES, Disturbance, FaultKind, Target
+from simulator.faults import (
+    DOOR_SLOWNESS,
+    FLAP_S,
+    HOUR,
+    LONGER_ROUTE_LOSS,
+    NATURES,
+    Disturbance,
+    FaultKind,
+    Target,
+    possible,
+)
 from simulator.topology import IntArray, Topology, tcp_limit
 from simulator.workload import Workload
 
 ENOUGH: Final = 40.0  # transfers that a fault should hurt
+WEIGHED_S: Final = 6 * HOUR  # of a fault, from its start, in which what it would hurt is counted
 LATE_S: Final = 60.0  # by which a transfer is late, if it is by half of what it takes
 _REST_S = 30.0  # of a transfer's time, beside its bytes
 _HANDSHAKES = 12.0  # round trips before the first byte
@@ -63,10 +74,11 @@ class Places:
     def of(
         self, kind: FaultKind, strength: float, start: float, end: float, *, tape: bool | None = None
     ) -> list[Place]:
-        """Every culprit that such a fault may have and that would hurt anything; what hurts most comes first.
+        """Every culprit that such a fault may have and that would hurt anything in its first hours; the worst comes first.
 
         `tape`: storage elements on tape only, or on disk only.
         """
+        end = min(end, start + WEIGHED_S)
         hours = [self._hour(hour) for hour in range(int(start // HOUR), int(np.ceil(end / HOUR)))]
         arrivals = Arrivals(
             **{name: np.concatenate([getattr(hour, name) for hour in hours]) for name in Arrivals.__slots__}
@@ -112,17 +124,17 @@ class Places:
         found = (
             self._apart([place for place in found if place[1] >= least], apart) or self._apart(found, apart) or found
         )
-        return drawn(found[:among], uniform)
+        return drawn(found[:among], np.array([uniform]))[0]
 
-    def usual(self, culprit: str, uniform: float) -> str:
-        """A site or a storage element, by how large it is: what `site:any` and its like stand for in a disturbance."""
+    def usual(self, culprit: str, uniforms: FloatArray) -> list[str]:
+        """Sites or storage elements, by how large they are: what `site:any` and its like stand for in disturbances."""
         kind = FaultKind.SITE_DARK if culprit.startswith("site:") else FaultKind.OVERLOADED
         tape = {"rse:any-disk": False, "rse:any-tape": True}.get(culprit)
-        return drawn(self._anywhere(kind, tape=tape), uniform)
+        return drawn(self._anywhere(kind, tape=tape), uniforms)
 
     def possible(self, kind: FaultKind) -> bool:
         """Whether the grid has what such a fault strikes."""
-        return kind is not FaultKind.TAPE_SLOW or bool(self._topology.tape.any())
+        return possible(kind, self._topology)
 
     def sites(self, culprit: str) -> frozenset[str]:
         """The sites that it is at; none for an FTS server, which is at none of them."""
@@ -251,8 +263,8 @@ def _late(by_s: FloatArray, well_s: FloatArray) -> npt.NDArray[np.bool_]:
     return late
 
 
-def drawn(places: Sequence[Place], uniform: float) -> str:
-    """A culprit by its weight and a number between 0 and 1."""
+def drawn(places: Sequence[Place], uniforms: FloatArray) -> list[str]:
+    """Culprits by their weights, one for each of some numbers between 0 and 1."""
     cumulative = np.cumsum([weight for _, weight in places])
-    place = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-    return places[min(place, len(places) - 1)][0]
+    chosen = np.searchsorted(cumulative, uniforms * cumulative[-1], side="right")
+    return [places[place][0] for place in np.minimum(chosen, len(places) - 1).tolist()]

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import yaml
 from pydantic import Field, ValidationError
 
@@ -35,12 +36,15 @@ from simulator.schema import (
 )
 from simulator.topology import Topology, build
 from simulator.workload import Workload
+from simulator.yamlfile import read
 
 __all__ = ["GridSize", "Load", "Operators", "Outbreaks", "Probing", "Scenario", "load", "names", "parse"]
 
+SHOWN = 80  # characters of a value that cannot be
 YEAR_S = 366 * 86_400.0
 CAPACITY_LOAD = 20_000.0  # transfers a day and site that the bandwidths of the topology are made for
 LEAST_CAPACITY = 0.1
+MOST_SEEDS = 1 << 64  # draws tell no more of them apart
 _USUAL = {DisturbanceKind.LARGE_FILES: 6.0, DisturbanceKind.BUSY_DAY: 2.0, DisturbanceKind.DOWNTIME: 1.0}
 _LIBRARY = files("simulator") / "scenarios"
 _SUFFIX = ".yaml"
@@ -51,7 +55,7 @@ class Scenario(Section):
 
     name: Annotated[str, Field(min_length=1)]
     description: str = ""
-    seed: Annotated[int, Field(ge=0)] = 1
+    seed: Annotated[int, Field(ge=0, lt=MOST_SEEDS)] = 1
     days: Annotated[float, Field(gt=0, le=3660)] = 14.0
     grid: GridSize = GridSize()
     load: Load = Load()
@@ -103,9 +107,8 @@ class Scenario(Section):
 def load(scenario: str | Path) -> Scenario:
     """A scenario of the library by its name, or one's own by its path; raise ConfigError that lists all problems by key path."""
     if str(scenario) in names():
-        return parse(
-            _read((_LIBRARY / f"{scenario}{_SUFFIX}").read_text(encoding="utf-8"), str(scenario)), str(scenario)
-        )
+        text = (_LIBRARY / f"{scenario}{_SUFFIX}").read_text(encoding="utf-8")
+        return _checked(*_read(text, str(scenario)), str(scenario))
     path = Path(scenario)
     if path.suffix not in {_SUFFIX, ".yml"} and not path.exists():
         meant = nearest(scenario, names()) or f"; name a YAML file, or one of {', '.join(names())}"
@@ -116,7 +119,8 @@ def load(scenario: str | Path) -> Scenario:
         raise ConfigError(f"{path} does not exist; name a YAML file, or one of {', '.join(names())}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}; give a readable UTF-8 YAML file") from None
-    return parse({"name": path.stem} | dict(_read(text, str(path))), str(path))
+    content, problems = _read(text, str(path))
+    return _checked({"name": path.stem} | dict(content), problems, str(path))
 
 
 def names() -> tuple[str, ...]:
@@ -128,22 +132,34 @@ def names() -> tuple[str, ...]:
 
 def parse(content: Mapping[str, Any], where: str) -> Scenario:
     """Check what was read from `where`; raise ConfigError with one line for each problem."""
-    problems: list[str] = []
+    return _checked(content, [], where)
+
+
+def _checked(content: Mapping[str, Any], unread: Sequence[str], where: str) -> Scenario:
+    """The same; `unread` is what is wrong with its YAML, and then no more is said about the same keys."""
+    found: list[str] = []
     given = {str(key): value for key, value in content.items()}
     try:
         scenario = Scenario.model_validate({"name": where} | given)
     except ValidationError as error:
-        problems += [_line(entry) for entry in error.errors()]
-    problems += impossible(given)
+        found += [_line(entry) for entry in error.errors()]
+    found += impossible(given)
+    known = {_path(problem) for problem in unread}
+    problems = [*unread, *(problem for problem in found if _path(problem) not in known)]
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise ConfigError(f"{where} has {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n{listed}")
     return scenario
 
 
-def _read(text: str, where: str) -> Mapping[str, Any]:
+def _path(problem: str) -> str:
+    return problem.partition(": ")[0]
+
+
+def _read(text: str, where: str) -> tuple[Mapping[str, Any], list[str]]:
+    """What stands there, and what is wrong with its YAML."""
     try:
-        content = yaml.safe_load(text)
+        content, problems = read(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -151,7 +167,7 @@ def _read(text: str, where: str) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         what = "nothing" if content is None else f"a {type(content).__name__}"
         raise ConfigError(f"{where} holds {what} where a scenario's keys are expected; see docs/scenarios.md")
-    return content
+    return content, problems
 
 
 def _line(entry: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails is a TypedDict of Any
@@ -160,8 +176,9 @@ def _line(entry: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails is a Typ
         return f"{path}: there is no such key{nearest(key, _keys(entry['loc'][:-1])) or '; see docs/scenarios.md'}"
     if entry["type"] == "missing":
         return f"{path}: it is missing"
-    message, value = entry["msg"].removeprefix("Value error, "), entry.get("input")
-    return f"{path}: {message}" + ("" if isinstance(value, (dict, list)) else f" (it is {value!r})")
+    message, value = entry["msg"].removeprefix("Value error, "), repr(entry.get("input"))
+    shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
+    return f"{path}: {message}" + ("" if isinstance(entry.get("input"), (dict, list)) else f" (it is {shown})")
 
 
 def _keys(path: Sequence[object]) -> Iterator[str]:
@@ -192,16 +209,25 @@ def _fault(number: int, entry: FaultEntry, before: Sequence[Fault], places: Plac
             apart=[fault.culprit for fault in before if fault.start < entry.until and entry.start < fault.end],
             tape=on_tape(culprit),
         )
-    return Fault(number=number, kind=entry.kind, culprit=culprit, start=entry.start, end=entry.until, strength=strength)
+    return Fault(
+        number=number,
+        kind=entry.kind,
+        culprit=culprit,
+        start=entry.start,
+        end=entry.until,
+        strength=strength,
+        recovers=entry.recovers,
+    )
 
 
 def _repeated(place: int, entry: DisturbanceEntry, places: Places, draws: Draws) -> Iterator[Disturbance]:
     """The entry's disturbance, as often as it comes within a year."""
     times = 1 if entry.every is None else max(1, math.ceil((YEAR_S - entry.start) / entry.every))
-    for time in range(times):
-        later, where = time * (entry.every or 0.0), entry.where
-        if is_open(where):
-            where = places.usual(where, draws.uniform(For.DISTURBANCE, place, time))
+    wheres = [entry.where] * times
+    if is_open(entry.where):
+        wheres = places.usual(entry.where, draws.uniforms(For.DISTURBANCE, place, np.arange(times)))
+    for time, where in enumerate(wheres):
+        later = time * (entry.every or 0.0)
         yield Disturbance(
             kind=entry.kind,
             where=where,

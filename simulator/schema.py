@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Self
@@ -21,7 +23,8 @@ def seconds(value: Any) -> float:  # noqa: ANN401 - whatever the file holds; thi
     """Seconds, given as a number or as in `90s`, `20m`, `2h30m`, `1d12h`; raise ValueError for what is no such time."""
     found = None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        found = float(value)
+        with contextlib.suppress(OverflowError):
+            found = float(value)
     elif isinstance(value, str) and value and (parts := _SPAN.fullmatch(value.replace(" ", ""))):
         try:
             found = sum(float(part) * unit for part, unit in zip(parts.groups(), _UNITS, strict=True) if part)
@@ -59,21 +62,28 @@ def nearest(word: object, known: Iterable[str]) -> str:
     return f"; did you mean {words[found[0]]!r}?" if found else ""
 
 
+def meant(word: object, known: Iterable[str]) -> str:
+    """The same, or where the known ones are listed."""
+    return nearest(word, known) or "; docs/scenarios.md lists those there are"
+
+
 def _fault_kind(value: object) -> FaultKind:
     if value not in list(FaultKind):
-        raise ValueError(f"there is no such fault{nearest(value, FaultKind)}")
+        raise ValueError(f"there is no such fault{meant(value, FaultKind)}")
     return FaultKind(str(value))
 
 
 def _disturbance_kind(value: object) -> DisturbanceKind:
     if value not in list(DisturbanceKind):
-        raise ValueError(f"there is no such disturbance{nearest(value, DisturbanceKind)}")
+        raise ValueError(f"there is no such disturbance{meant(value, DisturbanceKind)}")
     return DisturbanceKind(str(value))
 
 
 Kind = Annotated[FaultKind, BeforeValidator(_fault_kind)]
 Seconds = Annotated[float, BeforeValidator(seconds)]
-Span = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
+Lasts = Annotated[Seconds, Field(ge=1)]
+Span = Annotated[Seconds, Field(ge=60)]  # of outbreaks: their sequence has to get on
+Period = Annotated[Seconds, Field(ge=3600)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -114,8 +124,8 @@ class Lasting(Section):
     """Something that begins and ends."""
 
     start: Seconds
-    duration: Span | None = None
-    end: Span | None = None
+    duration: Lasts | None = None
+    end: Lasts | None = None
 
     @property
     def until(self) -> float:
@@ -131,13 +141,18 @@ class FaultEntry(Lasting):
     kind: Kind
     culprit: Annotated[str, Field(min_length=1)]
     strength: float | None = None  # drawn from the kind's usual range
+    recovers: bool = True  # by itself; else it lasts until a ticket finds it
+
+    @property
+    def until(self) -> float:
+        return super().until if self.recovers else math.inf
 
 
 class DisturbanceEntry(Lasting):
     kind: Annotated[DisturbanceKind, BeforeValidator(_disturbance_kind)]
     where: str = ""
     strength: Annotated[float, Field(gt=0, le=100)] | None = None
-    every: Span | None = None  # it comes again and again, for a year
+    every: Period | None = None  # it comes again and again, for a year
 
 
 class Outbreaks(Section):

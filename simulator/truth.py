@@ -306,7 +306,7 @@ def _is_late(late_s: npt.NDArray[np.float64], took_s: npt.NDArray[np.float64]) -
 def _on_path(rows: Hurt, faults: Sequence[Fault], topology: Topology) -> Array:
     """The fault on each row's path that was active for longest while the transfer lived, or -1."""
     longest, found = np.zeros(len(rows)), np.full(len(rows), -1, dtype=np.int64)
-    ended = np.where(np.isnan(rows["ended"]), np.inf, rows["ended"])
+    ended = np.where(np.isnan(rows["ended"]), rows["settled"], rows["ended"])
     first, last = (rows["since"].min(), ended.max()) if len(rows) else (0.0, 0.0)
     for fault in faults:
         if fault.end <= first or fault.start >= last:

@@ -21,6 +21,7 @@ from simulator.deletions import Deletions
 from simulator.documents import Documents
 from simulator.draws import Draws, For
 from simulator.faults import Conditions, Disturbance, DisturbanceKind, Fault, changes
+from simulator.outbreaks import Plan
 from simulator.perfsonar import MEASUREMENT, Probes
 from simulator.records import RECORD, Records, What
 from simulator.scenario import Scenario
@@ -44,10 +45,20 @@ class Emitted:
 
 
 class World:
-    """A grid in simulated time. `snapshot` is what `save` gave in another world of the same scenario, seed and start."""
+    """A grid in simulated time.
+
+    `snapshot` is what `save` gave in another world of the same scenario, seed and start, `faults` whether there are any, or
+    which.
+    """
 
     def __init__(
-        self, scenario: Scenario, *, seed: int, start: datetime, snapshot: bytes | None = None, faults: bool = True
+        self,
+        scenario: Scenario,
+        *,
+        seed: int,
+        start: datetime,
+        snapshot: bytes | None = None,
+        faults: bool | Plan = True,
     ) -> None:
         self.scenario = scenario
         self.seed = seed
@@ -58,7 +69,10 @@ class World:
         self.workload = Workload(self.topology, self.draws, scenario.load, self.disturbances)
         self.documents = Documents(self.topology, self.draws, start)
         self.probes = Probes(self.topology, self.draws, scenario.perfsonar, start)
-        self._plan = scenario.plan(self.topology, seed) if faults else None
+        if isinstance(faults, bool):
+            self._plan = scenario.plan(self.topology, seed) if faults else None
+        else:
+            self._plan = faults
         self._deletions = Deletions(self.draws)
         self.state: State = fresh(self.topology)
         self.chronicle = Chronicle()
@@ -101,18 +115,19 @@ class World:
         return [one for one in self.disturbances if one.kind == DisturbanceKind.DOWNTIME]
 
     def truth(self) -> list[dict[str, Any]]:
-        """Every fault that has begun, with its times as instants."""
+        """Every fault that has begun, with its times as instants; `end` is when it ended or will end, None if nothing ends it."""
         return [
             {
                 "number": fault.number,
                 "kind": str(fault.kind),
                 "culprit": fault.culprit,
                 "strength": fault.strength,
+                "recovers": fault.recovers,
                 "start": (self.start + timedelta(seconds=fault.start)).isoformat(),
-                "end": (self.start + timedelta(seconds=fault.end)).isoformat(),
+                "end": None if fault.end == math.inf else (self.start + timedelta(seconds=fault.end)).isoformat(),
             }
             for fault in self.faults
-            if fault.start <= self.chronicle.clock
+            if fault.start < self.chronicle.clock
         ]
 
     def save(self) -> bytes:
@@ -121,9 +136,8 @@ class World:
 
     def fork(self) -> World:
         """Another world that is as this one is now, and goes its own way."""
-        return World(
-            self.scenario, seed=self.seed, start=self.start, snapshot=self.save(), faults=self._plan is not None
-        )
+        faults = False if self._plan is None else self._plan.copy()
+        return World(self.scenario, seed=self.seed, start=self.start, snapshot=self.save(), faults=faults)
 
     def advance(self, to: datetime) -> Emitted:
         """Let time pass; raise ValueError if `to` lies before `now`."""

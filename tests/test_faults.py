@@ -172,6 +172,15 @@ def test_faults_of_different_kinds_add_up():
     assert {"read", "full", "refused", "loss"} <= differences(found)
 
 
+@pytest.mark.parametrize("kind", list(FaultKind))
+def test_of_two_faults_of_a_kind_on_the_same_thing_the_graver_one_counts(kind):
+    nature = NATURES[kind]
+    mild, grave = fault(kind, nature.mildest, number=1), fault(kind, nature.gravest, number=2)
+    both, alone = under(mild, grave), under(grave)
+    for field in fields(Conditions):
+        assert np.array_equal(getattr(both, field.name), getattr(alone, field.name)), field.name
+
+
 def test_a_flapping_link_is_ill_for_half_of_each_period():
     flapping = fault(FaultKind.LINK_FLAPPING, 0.05, start=100.0, end=100.0 + 3 * FLAP_S)
     states = [under(flapping, at=100.0 + step).loss[SITE, OTHER] == 0.05 for step in np.arange(0, 3 * FLAP_S, 60.0)]
@@ -190,6 +199,15 @@ def test_changes_are_starts_and_ends():
     assert [changes(faults, after) for after in (0.0, 10.0, 20.0, 25.0, 29.9)] == [10.0, 20.0, 25.0, 30.0, 30.0]
     assert changes(faults, 30.0) == math.inf
     assert changes([], 0.0) == math.inf
+
+
+def test_what_never_ends_changes_nothing_more():
+    forever = fault(FaultKind.READ_SLOW, 0.1, start=10.0, end=math.inf)
+    assert changes([forever], 0.0) == 10.0
+    assert changes([forever], 10.0) == math.inf
+    assert forever.active(1e12)
+    flapping = fault(FaultKind.LINK_FLAPPING, 0.1, start=0.0, end=math.inf)
+    assert changes([flapping], 1e6) == 1e6 + FLAP_S / 2 - 1e6 % (FLAP_S / 2)
 
 
 @given(

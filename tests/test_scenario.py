@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,12 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.domain import ConfigError
+from simulator import outbreaks as outbreaks_module
 from simulator.activities import ACTIVITIES
 from simulator.faults import NATURES, DisturbanceKind, FaultKind, Target
 from simulator.outbreaks import LASTS
+from simulator.places import WEIGHED_S
 from simulator.scenario import GridSize, Load, Operators, Outbreaks, Probing, Scenario, load, names, parse
 from simulator.schema import DisturbanceEntry, FaultEntry, seconds
-from simulator.topology import MOST_SITES
+from simulator.topology import MOST_SITES, MOST_SPACES, build
+from simulator.world import World
 
 DAY = 86_400.0
 PAGE = Path(__file__).parents[1] / "docs" / "scenarios.md"
@@ -110,7 +117,7 @@ def test_all_problems_come_at_once_by_key_path():
                     "strength": 2,
                 },
                 FAULT,
-                FAULT | {"start": "2h"},
+                FAULT | {"recovers": False},
             ],
             "disturbances": [{"kind": "downtime", "start": 0, "duration": 60, "where": "site:ATLANTIS"}],
             "operators": {"skill": 1.5},
@@ -128,15 +135,17 @@ def test_all_problems_come_at_once_by_key_path():
         "faults.2.culprit",
         "faults.2.end",
         "faults.2.strength",
-        "faults.4",
+        "faults.4.duration",
         "disturbances.0.where",
         "operators.skill",
         "outbreaks.longest",
     }
     assert found["faults.0.kind"] == "there is no such fault; did you mean 'read-slow'? (it is 'read-slwo')"
     assert found["load.rythm"] == "there is no such key; did you mean 'rhythm'?"
-    assert found["faults.4"] == "read-slow of rse:CERN-PROD_DATADISK overlaps faults.3"
-    assert "there is no site 'NOWHERE' in this grid" in found["faults.2.culprit"]
+    assert found["faults.4.duration"].startswith("it does not recover, so only a ticket ends it")
+    assert found["faults.2.culprit"].endswith(
+        "there is no site 'NOWHERE' in this grid; docs/scenarios.md lists those there are"
+    )
 
 
 def one_fault(**changes):
@@ -146,7 +155,7 @@ def one_fault(**changes):
 @pytest.mark.parametrize(
     ("content", "path", "said"),
     [
-        (one_fault(kind="frobnicate"), "faults.0.kind", "there is no such fault (it is 'frobnicate')"),
+        (one_fault(kind="frobnicate"), "faults.0.kind", "there is no such fault; docs/scenarios.md lists those"),
         (one_fault(kind=["read-slow"]), "faults.0.kind", "there is no such fault"),
         (one_fault(kind=None), "faults.0.kind", "it is missing"),
         (one_fault(culprit="rse:CERN-PROD_DATADSK"), "faults.0.culprit", "did you mean 'CERN-PROD_DATADISK'?"),
@@ -171,11 +180,17 @@ def one_fault(**changes):
         (
             one_fault(duration=None, end="1h"),
             "faults.0.end",
-            "it ends at 3600 s, which is not after its start at 3600 s",
+            "it ends at 3600 s, which is not a second after its start at 3600 s",
         ),
+        (one_fault(duration=None, end=3600.5), "faults.0.end", "not a second after its start"),
+        (one_fault(end="9h", duration=None, recovers=False), "faults.0.end", "only a ticket ends it"),
+        (one_fault(recovers="no"), "faults.0.recovers", "boolean"),
         (one_fault(start=-5), "faults.0.start", "give seconds as a number of 0 or more, or a time as 90s"),
         (one_fault(start="soon"), "faults.0.start", "(it is 'soon')"),
-        (one_fault(duration=0), "faults.0.duration", "greater than 0"),
+        (one_fault(duration=0), "faults.0.duration", "greater than or equal to 1"),
+        (one_fault(start=10**400), "faults.0.start", "give seconds as a number of 0 or more"),
+        (one_fault(strength=math.nan), "faults.0.strength", "finite"),
+        ({"faults": [FAULT | {"duration": None}]}, "faults.0.duration", "say how long it lasts"),
         (one_fault(strength=-0.5), "faults.0.strength", "from 0.001 to 1 (it is -0.5)"),
         (one_fault(strength="strong"), "faults.0.strength", "number"),
         (one_fault(strenght=0.1), "faults.0.strenght", "did you mean 'strength'?"),
@@ -189,6 +204,11 @@ def one_fault(**changes):
         ({"operators": {"delay": 3}}, "operators.delay", "did you mean 'delay_min'?"),
         ({"perfsonar": {"missing": 2}}, "perfsonar.missing", "less than or equal to 1"),
         ({"seed": -1}, "seed", "greater than or equal to 0"),
+        ({"seed": 1 << 64}, "seed", "less than 18446744073709551616"),
+        ({"outbreaks": {"every": 0.1}}, "outbreaks.every", "greater than or equal to 60 (it is 0.1)"),
+        ({"outbreaks": {"shortest": "1s"}}, "outbreaks.shortest", "greater than or equal to 60"),
+        ({"outbreaks": {"longest": "30m"}}, "outbreaks.longest", "1800 s is less than the shortest, 3600 s"),
+        ({"outbreaks": {"shortest": "5h"}}, "outbreaks.shortest", "18000 s is more than the longest, 14400 s"),
         ({"name": ""}, "name", "at least 1 character"),
         ({"outbreak": {}}, "outbreak", "did you mean 'outbreaks'?"),
         ({"outbreaks": {"kinds": []}}, "outbreaks.kinds", "at least 1 item"),
@@ -228,6 +248,31 @@ def one_fault(**changes):
             "disturbances.0.every",
             "it lasts 7200 s and comes again after 3600 s",
         ),
+        (
+            {"disturbances": [{"kind": "busy-day", "start": 0, "duration": 1, "every": 1}]},
+            "disturbances.0.every",
+            "greater than or equal to 3600",
+        ),
+        (
+            {"disturbances": [{"kind": "busy-day", "start": 0, "duration": "1h", "strength": 0.5}]},
+            "disturbances.0.strength",
+            "it is the factor of what is asked for, from 1 to 100 (it is 0.5)",
+        ),
+        (
+            {"disturbances": [{"kind": "downtime", "where": "site:PIC", "start": 0, "duration": "1h", "strength": 1}]},
+            "disturbances.0.strength",
+            "a downtime has none",
+        ),
+        (
+            {"disturbances": [{"kind": "downtime", "where": "site:ATLANTIS", "start": 0, "duration": "1h"}]},
+            "disturbances.0.where",
+            "docs/scenarios.md lists those there are",
+        ),
+        (
+            {"disturbances": [{"kind": "busy-day", "where": "activity:Zzz", "start": 0, "duration": "1h"}]},
+            "disturbances.0.where",
+            "docs/scenarios.md lists those there are",
+        ),
     ],
 )
 def test_each_problem_says_where_what_and_what_to_do(content, path, said):
@@ -247,7 +292,16 @@ def test_tape_is_only_where_there_is_some():
     small = {"grid": {"sites": 4, "rses": 4}}
     tape = FAULT | {"kind": "tape-slow", "culprit": "rse:any-tape"}
     assert "no tape" in problems(small | {"faults": [tape]})["faults.0.culprit"]
-    assert "this grid has none" in problems(small | {"outbreaks": {"kinds": ["tape-slow"]}})["outbreaks.kinds"]
+    for name in ("any", "CERN-PROD_DATADISK"):
+        assert problems(small | {"faults": [tape | {"culprit": f"rse:{name}"}]}) == {
+            "faults.0.culprit": "tape-slow strikes a tape robot, and this grid has none"
+        }
+    assert set(problems(small | {"outbreaks": {"kinds": ["tape-slow"] * 2}})) == {
+        "outbreaks.kinds.0",
+        "outbreaks.kinds.1",
+    }
+    assert set(problems(small | {"outbreaks": {"kinds": ["site-dark", "tape-slow"]}})) == {"outbreaks.kinds.1"}
+    assert "this grid has none" in problems(small | {"outbreaks": {"first_kind": "tape-slow"}})["outbreaks.first_kind"]
     others = parse(small | {"outbreaks": {"every": "1h", "shortest": "10m", "longest": "20m"}}, "small")
     assert FaultKind.TAPE_SLOW not in {fault.kind for fault in planned(others)}
 
@@ -266,6 +320,56 @@ def test_a_file_that_is_no_scenario(tmp_path, text, said):
     path.write_text(text)
     with pytest.raises(ConfigError, match=said):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "said"),
+    [
+        ("name: 2026-99-99", "name", "it is taken for a date and cannot be read as one; correct it, or quote it"),
+        ("days: !!int abc", "days", "a whole number and cannot be read as one"),
+        ("days: !!bool perhaps", "days", "yes or no"),
+        ("days: !!timestamp soon", "days", "a date"),
+        ("days: !!float ''", "days", "a number"),
+        ("seed: 0b_", "seed", "(it is '0b_')"),
+        (f"seed: {'9' * 5000}", "seed", f"(it is '{'9' * 40}…')"),
+        (f"seed: 0x{'f' * 5000}", "seed", "a whole number"),
+        ("operators: {2026-99-99: 1}", "operators.2026-99-99", "a date"),
+        (f"faults: [{{kind: read-slow, culprit: 'rse:any', start: 1{'0' * 400}, duration: 1h}}]", "faults.0.start",
+         "give seconds"),
+        ("days: 1\ndays: 2", "days", "it is given twice; leave one of them out"),
+        ("days: 1\n'days': 2", "days", "it is given twice"),
+        ("faults:\n- {kind: read-slow, culprit: 'rse:any', start: 0, start: 1, duration: 1h}", "faults.0.start",
+         "it is given twice"),
+        ("grid: &grid {sites: 2, sites: 3}\n<<: {grid: *grid}", "grid.sites", "it is given twice"),
+        ("faults: &f [*f]", "faults.0", "dictionary"),
+        (f"name: {{x: {'y' * 100}}}", "name", "string"),
+        (f"days: {'y' * 100}", "days", f"(it is '{'y' * 79}…)"),
+    ],
+)  # fmt: skip
+def test_what_yaml_makes_of_it_is_a_problem_with_a_key_path(tmp_path, text, path, said):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load(file)
+    first, line = str(raised.value).splitlines()
+    assert first == f"{file} has 1 problem:"
+    assert line.startswith(f"  {path}: ")
+    assert said in line
+
+
+def test_what_yaml_makes_of_it_is_said_beside_all_else(tmp_path):
+    (tmp_path / "mine.yaml").write_text("seed: 1\nseed: 2\ncolour: red\nname: 2026-02-30\ndays: -1")
+    with pytest.raises(ConfigError) as raised:
+        load(tmp_path / "mine.yaml")
+    _, *lines = str(raised.value).splitlines()
+    assert [line.split(": ")[0].strip() for line in lines] == ["seed", "name", "days", "colour"]
+
+
+def test_what_is_merged_is_not_given_twice(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "faults:\n- &one {kind: read-slow, culprit: 'rse:any', start: 0, duration: 1h}\n- {<<: *one, start: 2h}"
+    )
+    assert [entry.start for entry in load(tmp_path / "mine.yaml").faults] == [0.0, 7200.0]
 
 
 def test_a_scenario_that_is_not_there(tmp_path):
@@ -360,6 +464,38 @@ def test_any_culprit_is_drawn_by_the_seed_and_can_have_the_fault(kind):
     assert len(culprits) > 1
 
 
+def test_the_same_fault_twice_at_once_is_two_faults():
+    faults = planned(parse({"faults": [FAULT | {"strength": 0.5}, FAULT | {"start": "2h", "strength": 0.1}]}, "mine"))
+    assert [(fault.number, fault.start, fault.strength) for fault in faults] == [(0, 3600.0, 0.5), (1, 7200.0, 0.1)]
+
+
+def test_a_fault_that_does_not_recover_has_no_end():
+    scenario = parse(one_fault(duration=None, recovers=False), "mine")
+    (fault,) = planned(scenario)
+    assert (fault.end, fault.recovers) == (math.inf, False)
+    (later,) = planned(scenario.later(60.0))
+    assert (later.start, later.end) == (3660.0, math.inf)
+    assert planned(parse(one_fault(recovers=True), "mine"))[0].recovers
+    assert parse(scenario.model_dump(mode="json", exclude_none=True), "again") == scenario
+
+
+def test_a_place_is_drawn_by_the_first_hours_of_a_fault():
+    fault = {"kind": "read-slow", "culprit": "rse:any", "start": "1h", "strength": 0.03}
+    lasting = [{"duration": WEIGHED_S}, {"duration": "365d"}, {"end": "7d"}, {"recovers": False}]
+    drawn = [planned(parse({"faults": [fault | each]}, "mine"))[0].culprit for each in lasting]
+    assert len(set(drawn)) == 1
+    years = parse({"outbreaks": {"longest": "3650d"}}, "mine")
+    began = time.process_time()
+    assert len(planned(years, days=10)) > 20
+    assert time.process_time() - began < 2.0
+
+
+def test_outbreaks_get_on_however_often_they_come():
+    scenario = parse({"outbreaks": {"every": "1m", "shortest": "1m", "longest": "1m", "at_once": 1.0}}, "mine")
+    faults = planned(scenario, days=0.5)
+    assert 1000 < len(faults) < 2000
+
+
 def test_faults_at_once_are_drawn_at_different_places():
     fault = {"kind": "read-slow", "culprit": "rse:any-disk", "start": "1h", "duration": "3h"}
     faults = planned(parse({"faults": [fault] * 6}, "mine"))
@@ -376,6 +512,20 @@ def test_outbreaks_are_the_same_however_they_are_asked_for():
     assert part == whole
     assert [fault.number for fault in whole] == list(range(len(whole)))
     assert planned(scenario, seed=5) != planned(scenario, seed=4)
+
+
+def test_a_copy_of_a_plan_draws_nothing_again_and_has_faults_of_its_own(monkeypatch):
+    scenario = parse({"faults": [FAULT], "outbreaks": {}}, "mine")
+    plan = scenario.plan(scenario.topology(1), 1)
+    whole = [replace(fault) for fault in plan.until(3 * DAY)]
+    copy = plan.copy()
+    with monkeypatch.context() as patched:
+        patched.setattr(outbreaks_module, "outbreak", None)
+        for fault in copy.until(3 * DAY):
+            fault.end = fault.start
+    assert plan.until(3 * DAY) == whole
+    assert plan.until(DAY) == [fault for fault in whole if fault.start < DAY]
+    assert copy.until(5 * DAY)[-3:] == plan.until(5 * DAY)[-3:]
 
 
 def test_a_fault_that_ends_early_changes_none_of_those_to_come():
@@ -428,6 +578,16 @@ def test_disturbances_come_again_elsewhere():
     assert scenario.disturbances_of(topology, 2) == found
 
 
+def test_a_world_is_soon_made_however_often_something_comes_again():
+    entry = {"kind": "downtime", "where": "rse:any", "start": 0, "duration": 1, "every": "1h"}
+    scenario = parse({"days": 3660, "disturbances": [entry]}, "mine")
+    World(scenario, seed=1, start=datetime(2026, 3, 2, tzinfo=UTC))  # compiles
+    began = time.process_time()
+    world = World(scenario, seed=1, start=datetime(2026, 3, 2, tzinfo=UTC))
+    assert time.process_time() - began < 0.5
+    assert len(world.disturbances) == 366 * 24
+
+
 def test_disturbances_have_a_usual_strength():
     for kind, usual in (("large-files", 6.0), ("busy-day", 2.0)):
         entry = {"kind": kind, "start": 0, "duration": 60}
@@ -452,8 +612,50 @@ def test_every_scenario_key_and_kind_is_documented():
 def test_the_page_has_each_fault_with_its_usual_range(kind):
     nature = NATURES[kind]
     row = next(line for line in PAGE.read_text().splitlines() if line.startswith(f"| `{kind}` |"))
-    assert f"| {nature.mildest:g} to {nature.gravest:g} |" in row
+    assert f"| {nature.mildest:g} to {nature.gravest:g} | {nature.low:g} to {nature.high:g} |" in row
     assert f"`{nature.target}:" in row
+
+
+def rows_after(heading):
+    """The cells of the first table after a line, without its head."""
+    lines = PAGE.read_text().split(f"\n{heading}\n")[1].splitlines()
+    table = itertools.takewhile(
+        lambda line: line.startswith("|"), itertools.dropwhile(lambda line: line[:1] != "|", lines)
+    )
+    return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in list(table)[2:]]
+
+
+def rses_of(sites, count):
+    """The storage elements of a grid, as the page tells to make them."""
+    rows = [(name, kinds.split()) for _, name, kinds, _ in rows_after("## Names")[:sites]]
+    made = [(name, kinds[turn]) for turn in range(4) for name, kinds in rows if turn < len(kinds)]
+    rest = ("SCRATCHDISK", "DATATAPE", "LOCALGROUPDISK", "MCTAPE", "PHYS-TOP")
+    made += [(name, kind) for kind in rest for name, kinds in rows if kind not in kinds]
+    return {f"{name}_{kind}" for name, kind in made[:count]}
+
+
+@pytest.mark.parametrize(
+    ("sites", "rses"), [(2, 2), (4, 18), (20, 50), (20, 75), (60, 150), (MOST_SITES, MOST_SITES * 6)]
+)
+def test_the_page_names_what_a_grid_of_any_size_has(sites, rses):
+    grid = build(sites=sites, rses=rses, capacity=1.0, seed=3)
+    rows = rows_after("## Names")
+    assert [name for _, name, *_ in rows[:sites]] == list(grid.sites)
+    assert [row[3] for row in rows[:sites]] == [grid.fts[server] for server in grid.site_fts]
+    assert {row[3] for row in rows[:sites]} == set(grid.fts)
+    assert rses_of(sites, rses) == set(grid.rses)
+    tape = {kind for kind, is_tape in zip(grid.space, grid.tape, strict=True) if is_tape}
+    assert tape <= {"DATATAPE", "MCTAPE"}
+    assert len(rows) == MOST_SITES
+    assert [int(row[0]) for row in rows] == list(range(1, MOST_SITES + 1))
+    assert MOST_SPACES == 6
+
+
+def test_the_page_has_every_activity_with_the_storage_that_it_uses():
+    told = [
+        [name, source, *targets.split()] for name, source, targets in rows_after("Activities, for `activity:NAME`:")
+    ]
+    assert told == [[each.name, each.source, *each.target] for each in ACTIVITIES]
 
 
 def test_activities_have_the_names_that_scenarios_use():

@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from agent import simulation
 from agent.recording import Part, Place, Writers
-from agent.simulation import START, simulate
+from agent.simulation import START, simulate, summary
 from agent.sources import EVENTS, READINGS
 from agent.sources.files import FilesSource
-from models.domain import GridmedicError
+from models.domain import ConfigError, GridmedicError
 from models.events import EVENT_COLUMNS, FAILED, FINISHED
 from simulator.perfsonar import MEASUREMENT
 from simulator.records import RECORD
@@ -33,10 +34,13 @@ CONTENT = {
     "faults": [
         {"kind": "credentials-expired", "culprit": "rse:CERN-PROD_DATADISK", "start": "30m", "duration": "3h"},
         {"kind": "link-lossy", "culprit": "network:any", "start": "1h", "duration": "2h", "strength": 0.05},
+        {"kind": "storage-full", "culprit": "rse:FZK-LCG2_DATADISK", "start": "2h", "recovers": False},
+        {"kind": "site-dark", "culprit": "site:any", "start": "6h", "duration": "1h"},  # where the run ends
     ],
     "disturbances": [
         {"kind": "downtime", "where": "site:BNL-OSG2", "start": "2h", "duration": "30m"},
         {"kind": "busy-day", "start": "1h", "duration": "2h"},
+        {"kind": "large-files", "start": "6h", "duration": "2h"},
         {"kind": "downtime", "where": "site:any", "start": "9d", "duration": "30m"},
     ],
 }
@@ -103,12 +107,15 @@ def test_another_seed_gives_another_run(recorded, tmp_path):
 
 def test_the_truth_says_what_was_wrong_and_what_was_not(recorded):
     truth = json.loads((recorded / "truth.json").read_text())
-    assert [fault["kind"] for fault in truth["faults"]] == ["credentials-expired", "link-lossy"]
+    assert [fault["kind"] for fault in truth["faults"]] == ["credentials-expired", "link-lossy", "storage-full"]
+    assert [fault["recovers"] for fault in truth["faults"]] == [True, True, False]
+    assert truth["faults"][2]["end"] is None
     assert truth["faults"][0] == {
         "number": 0,
         "kind": "credentials-expired",
         "culprit": "rse:CERN-PROD_DATADISK",
         "strength": truth["faults"][0]["strength"],
+        "recovers": True,
         "start": "2026-03-02T00:30:00+00:00",
         "end": "2026-03-02T03:30:00+00:00",
     }
@@ -121,7 +128,8 @@ def test_who_was_hurt_is_among_the_events(recorded):
     events = read((recorded / "events").glob("*.parquet"), EVENTS).set_index("request_id")
     manifest = json.loads((recorded / "manifest.json").read_text())
     assert len(hurt) == manifest["counts"]["hurt"] > 20
-    assert set(hurt["fault"]) <= {-1, 0, 1}
+    assert manifest["counts"]["hurt_by_none"] == (hurt["fault"] == -1).sum()
+    assert set(hurt["fault"]) - {-1} == {0, 1, 2}
     by_credentials = hurt[hurt["failed"] & (hurt["fault"] == 0)]
     assert len(by_credentials) > 20
     ends = by_credentials[["source", "destination"]]
@@ -132,6 +140,23 @@ def test_who_was_hurt_is_among_the_events(recorded):
     told = failures.loc[shown["request_id"]].groupby(level=0).first().loc[shown["request_id"]]
     assert (told["ended_at"].to_numpy() == np.floor(shown["ended"])).all()
     assert (told["source"].to_numpy() == shown["source"]).all()
+
+
+def test_the_summary_blames_no_fault_for_what_none_did(recorded):
+    manifest = json.loads((recorded / "manifest.json").read_text())
+    counts = manifest["counts"] | {"faults": 3, "hurt": 1200, "hurt_by_none": 34}
+    said = summary(manifest | {"counts": counts}, recorded).splitlines()[-1]
+    assert said == "3 faults; 1,200 attempts hurt, 34 of them by no fault"
+
+
+def test_a_world_that_cannot_be_built_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ConfigError("there is no such world")
+
+    monkeypatch.setattr(simulation, "World", fail)
+    with pytest.raises(ConfigError, match="no such world"):
+        made(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_manifest_tells_what_it_takes_to_make_it_again(recorded, tmp_path):

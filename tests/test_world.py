@@ -13,8 +13,9 @@ import simulator
 from models.domain import IncidentKind
 from models.grid import Grid
 from remedies.catalog import Catalog
+from simulator import outbreaks
 from simulator.records import What
-from simulator.scenario import load
+from simulator.scenario import load, parse
 from simulator.state import N, Phase
 from simulator.world import World, run, twin
 
@@ -62,6 +63,44 @@ def test_a_world_goes_on_from_a_snapshot_and_from_a_fork(scenario):
     expected = lived(world, hours=4, step_s=600)
     for other in (restored, fork):
         assert same(lived(other, hours=4, step_s=977.0)[0], expected[0])
+
+
+def test_a_fork_plans_no_outbreak_again(scenario, monkeypatch):
+    world = World(scenario, seed=3, start=START)
+    world.advance(START + timedelta(hours=5))
+    with monkeypatch.context() as patched:
+        patched.setattr(outbreaks, "outbreak", None)
+        fork = world.fork()
+        assert fork.faults == world.faults
+    assert twin(world).fork().faults == []
+    for mine, theirs in zip(world.faults, fork.faults, strict=True):
+        assert mine is not theirs
+
+
+def test_only_a_ticket_ends_what_does_not_recover():
+    fault = {
+        "kind": "read-slow",
+        "culprit": "rse:CERN-PROD_DATADISK",
+        "start": "1h",
+        "strength": 0.03,
+        "recovers": False,
+    }
+    world = World(parse({"grid": {"sites": 5}, "faults": [fault]}, "mine"), seed=1, start=START)
+    world.advance(START + timedelta(hours=1))
+    assert world.truth() == []  # it begins now
+    world.advance(START + timedelta(hours=30))
+    (told,) = world.truth()
+    assert (told["recovers"], told["end"]) == (False, None)
+    assert len(world.active_faults()) == 1
+    fork = world.fork()
+    done = fork.mend_sooner("rse:CERN-PROD_DATADISK", 1)
+    for other in (fork, World(world.scenario, seed=1, start=START, snapshot=fork.save())):
+        other.advance(START + timedelta(seconds=done + 60))
+        (told,) = other.truth()
+        assert (told["recovers"], told["end"]) == (False, (START + timedelta(seconds=done)).isoformat())
+        assert not other.active_faults()
+    world.advance(START + timedelta(hours=40))
+    assert len(world.active_faults()) == 1
 
 
 def test_time_does_not_go_back(scenario):
