@@ -103,8 +103,10 @@ class Agent:
                 self._settlement.settle(now)
             readings, pages = self._poll(now, done)
             taken = self._take(readings, pages, now, done)
+            # Whoever acts looks at the present: an incident of hours ago may be over on the next page.
+            present = self._watch.book.open if done.caught_up or self._outbox is None else ()
             with self.ledger.begin(write=False) as tx:
-                prepared = self._chooser.prepare(tx, self._watch.book.open, now)
+                prepared = self._chooser.prepare(tx, present, now)
             with self.ledger.begin(write=True) as tx:
                 self._record(tx, taken, now)
                 done.decisions = self._chooser.decide(tx, prepared, taken.observation.changed, now)

@@ -77,9 +77,9 @@ def tables(folder, table):
 
 
 def differing(before, after, among):
-    """Which of the transfers `among` are forecast otherwise than before by more than 1e-5."""
+    """Which of the transfers `among` are forecast otherwise than before by more than 1e-5 of 1 + seconds, as the net sees it."""
     among = after.index.intersection(among)
-    apart = (after.loc[among] - before.loc[among]).abs() / before.loc[among].abs()
+    apart = (after.loc[among] - before.loc[among]).abs() / (1.0 + before.loc[among])
     return list(among[(apart > 1e-5).any(axis=1)])
 
 

@@ -17,11 +17,13 @@ def report(scenario: str, trials: Sequence[Trial], policies: Sequence[str]) -> d
         policy: [judge(trial, untreated[trial.seed]) for trial in trials if trial.policy == policy]
         for policy in policies
     }
+    found = {policy: summary(runs) for policy, runs in judged.items()}
     return {
         "scenario": scenario,
         "days": trials[0].days,
         "seeds": len(untreated),
-        "policies": {policy: summary(runs) for policy, runs in judged.items()},
+        "policies": found,
+        "curve": found.get("agent", {}).get("curve", []),  # the one that is asked for: only the agent proposes
     }
 
 
@@ -37,9 +39,8 @@ def table(found: Mapping[str, Any]) -> str:
         f"{measure:<26}" + "".join(f"{_shown(policies[policy][measure]):>24}" for policy in policies)
         for measure in MEASURES
     ]
-    curve = policies.get("agent", {}).get("curve", [])
-    if curve:
-        shown = ", ".join(f"{entry['day']}: {entry['first_choice_right']:.0%}" for entry in curve)
+    if found["curve"]:
+        shown = ", ".join(f"{entry['day']}: {entry['first_choice_right']:.0%}" for entry in found["curve"])
         lines += ["", f"agent's first choice right, by day: {shown}"]
     return "\n".join(lines)
 
