@@ -111,17 +111,6 @@ class Draws:
         """A place in a list, by its cumulative weights."""
         return min(bisect.bisect_right(cumulative, self.uniform(*keys) * cumulative[-1]), len(cumulative) - 1)
 
-    def poisson(self, mean: float, *keys: int) -> int:
-        """By inversion for small means, by the normal limit above 30."""
-        if mean > 30:
-            return max(0, round(mean + math.sqrt(mean) * self.normal(*keys)))
-        rest, term, count = self.uniform(*keys), math.exp(-mean), 0
-        while rest > term and count < 200:
-            rest -= term
-            count += 1
-            term *= mean / count
-        return count
-
     def words(self, *keys: Keys) -> Words:
         """64 bits each."""
         state: Words = np.asarray(np.uint64(self._state))
