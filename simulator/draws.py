@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bisect
 import enum
-import math
 from collections.abc import Sequence
 
 import numpy as np
