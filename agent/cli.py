@@ -261,17 +261,48 @@ def replay(
     callback=_finite,
     help="Hours of the simulated grid to add.",
 )
+@click.option(
+    "--measurements", multiple=True, type=click.Path(path_type=Path), help="perfSONAR readings that go with them."
+)
+@click.option(
+    "--site-map", type=click.Path(path_type=Path, dir_okay=False), help="perfSONAR's sites and those of RSEs."
+)
+@click.option(
+    "--from",
+    "start",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A model to go on from, or `default` for the shipped one; without it from nothing.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed, the same model.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The model's directory.")
-def train(data: tuple[Path, ...], simulated_hours: float, seed: int, out: Path) -> None:
+def train(
+    data: tuple[Path, ...],
+    simulated_hours: float,
+    measurements: tuple[Path, ...],
+    site_map: Path | None,
+    start: Path | None,
+    seed: int,
+    out: Path,
+) -> None:
     """Train a forecaster of your own.
 
-    On DATA, files of transfer events as `gridmedic replay` takes them, on the simulated grid, or on both.
+    On DATA, files or directories of transfer events as `gridmedic replay` takes them, on the simulated grid, or on both. If it
+    is broken off, the same command goes on from where it was.
     """
     from agent import school, telemetry
+    from models.registry import default_model
 
     telemetry.configure("warning", "text")
-    click.echo(school.train(data, simulated_hours=simulated_hours, seed=seed, out=out))
+    told = school.train(
+        data,
+        measurements=measurements,
+        site_map=site_map,
+        simulated_hours=simulated_hours,
+        seed=seed,
+        start=default_model() if start == Path("default") else start,
+        out=out,
+    )
+    click.echo(told)
 
 
 @commands.command()

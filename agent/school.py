@@ -2,68 +2,108 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from agent.daemon import wall_clock
-from agent.sources import EVENTS
-from agent.sources.files import FilesSource
-from models.events import FINISHED
-from models.measurements import Paths
+from agent.sources import EVENTS, READINGS
+from agent.sources.files import FilesSource, files_of
+from agent.sources.recorded import RecordedEvents, RecordedReadings
+from models.events import FINISHED, event_keys
+from models.measurements import Paths, SiteMap
 from models.training import train as train_on
 from simulator import scenario
 from simulator.world import World, run
 
-PAGE = 50_000
+PAGE = 65_536
 SHORT_WORLDS = 8
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
 
 
-def train(data: Sequence[Path], *, simulated_hours: float, seed: int, out: Path) -> str:
+def train(
+    data: Sequence[Path],
+    *,
+    measurements: Sequence[Path] = (),
+    site_map: Path | None = None,
+    simulated_hours: float,
+    seed: int,
+    start: Path | None = None,
+    out: Path,
+) -> str:
     """Train on recorded `data` and on so many hours of simulated grids; return what to tell the user.
 
     Raise SourceError for a file that cannot be read, ModelError if there is too little to train on.
     """
-    streams = [_recorded(data)] if data else []
+    files, readings = files_of(data), files_of(measurements)
+    streams: list[Iterator[pd.DataFrame]] = []
+    if files:
+        streams.append(recorded(files, measurements=readings, site_map=site_map))
     streams += _simulated(hours=simulated_hours, seed=seed)
-    manifest = train_on(streams, out=out, seed=seed)
-    lines = [f"{out}: trained for {manifest.epochs} epochs; on the held-out last fifth:"]
+    task = _task(files, readings, site_map, simulated_hours, seed)
+    manifest = train_on(streams, out=out, task=task, start=start, seed=seed)
+    lines = [f"{out}: trained for {manifest.epochs} epochs; on the held-out last part:"]
     for name, metrics in manifest.metrics.items():
         shown = ", ".join(f"{measure} {metrics[measure]:.4g}" for measure in ("mae_log1p", "median_ae_s", "coverage90"))
         lines.append(f"  {name:<12} {shown}")
     return "\n".join(lines)
 
 
-def _simulated(*, hours: float, seed: int) -> Iterator[pd.DataFrame]:
+def recorded(
+    files: Sequence[Path], *, measurements: Sequence[Path] = (), site_map: Path | None = None
+) -> Iterator[pd.DataFrame]:
+    """Pages of finished transfers in the order in which they ended, each once, with what perfSONAR had measured."""
+    now = wall_clock()
+    paths = Paths(SiteMap.load(site_map) if site_map else SiteMap())
+    with closing(RecordedEvents(FilesSource(name="training", paths=files, decoder=EVENTS))) as events:
+        readings = FilesSource(name="measurements", paths=measurements, decoder=READINGS)
+        network = RecordedReadings(readings, events) if measurements else None
+        last = np.zeros(1, dtype=np.uint64)
+        while True:
+            if network is not None:
+                paths.absorb(network.poll(None, limit=PAGE, now=now).rows)
+            page = events.poll(None, limit=PAGE, now=now)
+            # Copies of a document stand side by side: they ended together.
+            keys = event_keys(page.rows)
+            known = np.concatenate([last, keys])
+            last = known[-1:]
+            fresh = (keys != known[:-1]) & page.rows["type"].isin(FINISHED).to_numpy()
+            yield paths.attach(page.rows[fresh].reset_index(drop=True))
+            if page.caught_up:
+                return
+
+
+def _task(files: Sequence[Path], readings: Sequence[Path], site_map: Path | None, hours: float, seed: int) -> str:
+    """The same for the same data: a training that was broken off goes on with these alone."""
+    digest = hashlib.sha256(f"{hours} {seed}".encode())
+    for path in (*files, *readings, *([site_map] if site_map else [])):
+        stat = path.stat()
+        digest.update(f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _simulated(*, hours: float, seed: int) -> Iterator[Iterator[pd.DataFrame]]:
     """Several worlds of an hour, for how a grid looks to whoever has just begun to watch, and a long one."""
     short = min(SHORT_WORLDS, int(hours))
     lengths = [1.0] * short + ([hours - short] if hours > short else [])
     for number, length in enumerate(lengths):
         # Seven hours apart, so that day and night are both seen.
-        start = MONDAY + timedelta(hours=7 * number)
-        yield _lived(World(scenario.load("training"), seed=100 * seed + number, start=start), hours=length)
+        yield _lived(100 * seed + number, start=MONDAY + timedelta(hours=7 * number), hours=length)
 
 
-def _lived(world: World, *, hours: float) -> pd.DataFrame:
-    """Finished transfers of a world, with what perfSONAR had measured when they started."""
+def _lived(seed: int, *, start: datetime, hours: float) -> Iterator[pd.DataFrame]:
+    """Finished transfers of a world, each once, with what perfSONAR had measured when they started."""
     parts, paths = [], Paths()
+    world = World(scenario.load("training"), seed=seed, start=start)
     for emitted in run(world, hours=hours):
-        events = world.documents.frame(emitted.events)
-        parts.append(events[events["type"].isin(FINISHED)])
         paths.absorb(world.probes.frame(emitted.measurements))
-    return paths.attach(pd.concat(parts, ignore_index=True))
-
-
-def _recorded(data: Sequence[Path]) -> pd.DataFrame:
-    """Finished transfers of all files, in stream order."""
-    source = FilesSource(name="training", paths=data, decoder=EVENTS)
-    now, cursor, parts = wall_clock(), None, []
-    while True:
-        page = source.poll(cursor, limit=PAGE, now=now)
-        parts.append(page.rows[page.rows["type"].isin(FINISHED)])
-        cursor = page.cursor
-        if page.caught_up:
-            return pd.concat(parts, ignore_index=True)
+        events = world.documents.frame(emitted.events)
+        parts.append(paths.attach(events[events["type"].isin(FINISHED)]))
+    events = pd.concat(parts).drop_duplicates("request_id").sort_values("ended_at", kind="stable", ignore_index=True)
+    for first in range(0, len(events), PAGE):
+        yield events.iloc[first : first + PAGE]

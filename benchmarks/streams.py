@@ -18,14 +18,14 @@ def ended_transfers(count: int, *, links: int, per_second: float, seed: int = 1)
 
     The n-th busiest link has a share of about 1 / n: of 5,000 links a handful carries a third, and most are rare.
     """
-    draw = np.random.default_rng(seed)
-    ends = np.array([f"SITE-{number:03d}_DATADISK" for number in range(int(np.ceil(links**0.5)) + 1)])
+    draw, grid = np.random.default_rng(seed), np.random.default_rng(0)  # another seed, other transfers on the same grid
+    ends = np.array([f"SITE-{number:03d}_DATADISK" for number in range(int(np.ceil(links**0.5)) + 2)])
     pairs = np.array([(a, b) for a in range(len(ends)) for b in range(len(ends)) if a != b])
-    pairs = pairs[draw.permutation(len(pairs))[:links]]
+    pairs = pairs[grid.permutation(len(pairs))[:links]]
     weight = 1.0 / np.arange(1, links + 1)
     link = draw.choice(links, size=count, p=weight / weight.sum())
     size = np.exp(draw.normal(18.0, 2.0, count))
-    speed = np.exp(draw.normal(15.5, 1.0, links))[link]
+    speed = np.exp(grid.normal(15.5, 1.0, links))[link]
     took = np.round(5.0 + size / speed * np.exp(draw.normal(0.0, 0.4, count)), 3)
     ended = START_S + np.cumsum(draw.exponential(1.0 / per_second, count))
     started = ended - took

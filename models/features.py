@@ -57,7 +57,16 @@ OUTCOMES: tuple[str, ...] = (
     "link_age",
 )
 
+NAME_COLUMNS: tuple[str, ...] = tuple(_BUCKETS)
+
 _DAY_S = 86_400.0
+
+
+def ones(buckets: NDArray[np.uint8]) -> Floats:
+    """Buckets [n, NAME_COLUMNS] as one 1 each; float32 [n, NAMES]."""
+    table = np.zeros((len(buckets), len(NAMES)), dtype=np.float32)
+    np.put_along_axis(table, buckets.astype(np.int64), np.float32(1.0), axis=1)
+    return table
 
 
 def blocks() -> dict[str, slice]:
@@ -86,16 +95,20 @@ class Features:
         ]
         return np.concatenate([np.stack(columns, axis=1).astype(np.float32), *recollections], axis=1)
 
-    def names(self, rows: Rows) -> Floats:
-        """One 1 for each name, at the place that its hash says; float32 [n, NAMES]."""
-        ones = np.zeros((len(rows["activity"]), len(NAMES)), dtype=np.float32)
+    def buckets(self, rows: Rows) -> NDArray[np.uint8]:
+        """Where among NAMES each name stands, as its hash says; [n, NAME_COLUMNS]."""
+        table = np.empty((len(rows["activity"]), len(_BUCKETS)), dtype=np.uint8)
         start = 0
-        for column, size in _BUCKETS.items():
+        for i, (column, size) in enumerate(_BUCKETS.items()):
             places, unique = pd.factorize(rows[column])
-            buckets = np.array([zlib.crc32(str(name).encode()) % size for name in unique], dtype=np.int64)
-            ones[np.arange(len(ones)), start + buckets[places]] = 1.0
+            buckets = [start + zlib.crc32(str(name).encode()) % size for name in unique]
+            table[:, i] = np.array(buckets, dtype=np.uint8)[places]
             start += size
-        return ones
+        return table
+
+    def names(self, rows: Rows) -> Floats:
+        """One 1 for each name; float32 [n, NAMES]."""
+        return ones(self.buckets(rows))
 
     def _recollection(self, timeline: Timeline, codes: Ints, coded: Transfers) -> Floats:
         """Statistics of what the key's last completions took, as of each start; float32 [n, _RECOLLECTION]."""

@@ -98,6 +98,11 @@ class Pile:
     def rows(self) -> NDArray[Any]:
         return self._space[: self._size]
 
+    def keep(self, rows: Flags) -> None:
+        """Drop all other rows."""
+        self._space = self.rows[rows]
+        self._size = len(self._space)
+
     def grow(self, count: int) -> NDArray[Any]:
         """Add `count` rows of zeros and return them as a view to fill."""
         needed = self._size + count
@@ -131,6 +136,7 @@ class Timeline:
         self._space = np.zeros((2, 1024), dtype=np.int64)  # keys and slots, with room for more
         self._size = 0
         self._begins = np.zeros(1, dtype=np.int64)  # place of each code's first completion
+        self._forgotten = np.zeros(0, dtype=np.int64)  # completions of each code that were there and are no more
         self._latest_start = np.zeros(0, dtype=np.int64)
         self._latest_seen = np.zeros(0, dtype=np.int64)
 
@@ -147,6 +153,26 @@ class Timeline:
         self._merge(keys[order], slots[order])
         counts = _padded(np.diff(self._begins), known) + np.bincount(codes, minlength=len(self._latest_start))
         self._begins = np.concatenate([[0], np.cumsum(counts)])
+        self._forgotten = _padded(self._forgotten, len(counts))
+
+    def forget(self, keep: Flags, renumbered: Ints) -> None:
+        """Drop the completions whose slots are not to be kept; those that stay get the numbers in `renumbered`, by slot."""
+        stay = keep[self.slots]
+        codes = self._keys >> _TIME_BITS
+        counts = np.bincount(codes[stay], minlength=len(self._begins) - 1)
+        self._forgotten = self._forgotten + np.diff(self._begins) - counts
+        self._space = np.stack([self._keys[stay], renumbered[self.slots[stay]]])
+        self._size = self._space.shape[1]
+        self._begins = np.concatenate([[0], np.cumsum(counts)])
+
+    def latest(self, count: int) -> Flags:
+        """Which places are among the last `count` of their key; bool [places]."""
+        ends = np.repeat(self._begins[1:], np.diff(self._begins))
+        return np.asarray(np.arange(self._size) >= ends - count)
+
+    def forgotten(self, codes: Ints) -> Ints:
+        """How many completions of each code, [n], were forgotten."""
+        return _padded(self._forgotten, int(codes.max(initial=-1)) + 1)[codes]
 
     @property
     def _keys(self) -> Ints:
@@ -154,7 +180,8 @@ class Timeline:
         return self._space[0, : self._size]
 
     @property
-    def _slots(self) -> Ints:
+    def slots(self) -> Ints:
+        """By place."""
         return self._space[1, : self._size]
 
     def _merge(self, keys: Ints, slots: Ints) -> None:
@@ -189,9 +216,9 @@ class Timeline:
         """Return the slots of the last `count` seen, the newest first, and which of them there are; each [n, count]."""
         places = sight.stop[:, None] - 1 - np.arange(count)
         there = places >= sight.first[:, None]
-        if not len(self._slots):
+        if not len(self.slots):
             return np.zeros(places.shape, dtype=np.int64), there
-        return self._slots[np.where(there, places, 0)], there
+        return self.slots[np.where(there, places, 0)], there
 
 
 def _padded(values: Ints, size: int) -> Ints:
@@ -244,6 +271,19 @@ class History:
     def ended_ms(self) -> Ints:
         """By slot."""
         return self._ended_ms.rows
+
+    def forget(self) -> tuple[Flags, Ints]:
+        """Keep what a restart would start from; return which slots stay, and the numbers that they get, by slot."""
+        links = self.timelines["link"]
+        keep = np.zeros(len(self), dtype=bool)
+        keep[-RETAINED:] = True
+        keep[links.slots[links.latest(RETAINED_PER_LINK)]] = True
+        renumbered = np.cumsum(keep) - 1
+        for timeline in self.timelines.values():
+            timeline.forget(keep, renumbered)
+        for pile in (self._log_duration, self._log_bytes, self._ended_ms):
+            pile.keep(keep)
+        return keep, renumbered
 
     def code(self, rows: Rows, *, learn: bool) -> Transfers:
         """Code a batch; without `learn` names that are new leave no trace. `ended_at` may be NaN while a transfer runs."""

@@ -43,6 +43,7 @@ class Manifest(BaseModel):
     quantiles: tuple[float, ...] = QUANTILES
     units: Annotated[int, Field(gt=0, description="of the LSTM")]
     code_version: str
+    parent: str | None = Field(default=None, description="weights_hash of the model that training went on from")
     seed: int
     epochs: int = Field(description="passes over the data until the best one")
     data: TrainingData

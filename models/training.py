@@ -1,14 +1,20 @@
-"""Training a forecaster by truncated back-propagation over the streams of links. The only module that imports TensorFlow.
+"""Training a forecaster by truncated back-propagation over the streams of links.
 
-All links' completions are laid end to end into lanes that run in parallel, window by window; the state carries over from
-window to window and is zero where a link begins. A transfer's loss is taken where its forecast would have come from: at the
-last completion of its link that it could know of when it started.
+Lessons are laid link by link into lanes that run in parallel, window by window. A link's state carries over from window to
+window and from chunk to chunk; gradients flow back through one window. A transfer's loss is taken where its forecast would
+have come from: at the last completion of its link that it could know of when it started.
+
+On several GPUs or hosts (`TF_CONFIG`) each replica has links of its own, and gradients are summed.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,83 +23,353 @@ import pandas as pd
 import tensorflow as tf
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from models.domain import ModelError
-from models.features import FEATURES_VERSION, NUMBERS, blocks
-from models.forecaster import SCALES, Forecaster, Network, shapes, standardised
-from models.history import Floats, Ints
-from models.lessons import Lessons, Window, finished_transfers, held_out, joined, lessons_of, windows
-from models.metrics import Baselines, forecast_metrics, pinball, surprise
-from models.registry import QUANTILES, Manifest, TrainingData, code_version, save_model
+from models.checkpoint import Checkpoint, Course
+from models.features import FEATURES_VERSION
+from models.forecaster import SCALES, Forecaster, Network
+from models.history import RETAINED, Floats
+from models.lanes import Shape, Window, laid
+from models.lessons import CHUNK, Book, prepare
+from models.metrics import Baselines, forecast_metrics, surprise
+from models.registry import Manifest, TrainingData, Weights, code_version, load_model, save_model
+from models.trainable import TrainableNetwork, known_states
 
 Tensor: TypeAlias = Any  # TensorFlow has no types
 
 UNITS = 48
-HEAD = (64, 32)
 
 _WINDOW = 32  # completions that gradients flow back through
-_LANES = 64
+_LANES = 256
+_LANE = 4 * _WINDOW  # completions that a lane should have at least
+_MOST_EPOCHS = 40
+_FEWEST_EPOCHS = 3
+_ENOUGH = 40_000_000  # transfers in all epochs together, where more than the fewest are made
 _PATIENCE = 6  # epochs without a gain before training stops
 _RATE = 2e-3
+_LEAST_RATE = 0.02  # of the rate, at the end
 _DECAY = 1e-2
+_STEEPEST = 1.0  # norm that gradients are cut to
+_SCALE_CHUNKS = 16  # that means and deviations are taken of
 _SHARES = (0.5, 0.9, 0.95, 0.99, 0.995, 0.999)
-
-# How often training hides what may be absent in service.
-_HIDDEN = {
-    "path": 0.3,
-    "week": 0.5,
-    "queue": 0.2,
-    "link": 0.1,
-    "source": 0.1,
-    "destination": 0.1,
-    "names": 0.3,
-    "state": 0.2,
-}
+_CHECKPOINT_S = 60.0
 
 
 def train(
-    streams: Sequence[pd.DataFrame], *, out: Path, seed: int = 0, epochs: int = 40, units: int = UNITS
+    streams: Iterable[Iterable[pd.DataFrame]],
+    *,
+    out: Path,
+    task: str = "",
+    start: Path | None = None,
+    seed: int = 0,
+    epochs: int | None = None,
+    units: int = UNITS,
 ) -> Manifest:
     """Train on finished transfers and write weights and manifest to the directory `out`.
 
-    Each of `streams` has EVENT_COLUMNS, and PATH_COLUMNS where measurements were attached; other types of events are left
-    out. Streams do not know of each other: a simulated grid and a real one, say. The last fifth of each in time is held
-    out: to stop early, and for the manifest's metrics. Raise ModelError if a stream is too short.
+    Each of `streams` gives pages in stream order, with EVENT_COLUMNS, and PATH_COLUMNS where measurements were attached; other
+    types of events are left out. Streams do not know of each other: a simulated grid and a real one, say. The last fifth of
+    each in time is held out, 262,144 transfers at most: to stop early, and for the manifest's metrics. `start` is a model to
+    go on from; its size counts then, not `units`.
+
+    What was prepared and learnt is kept under `out` until training has ended. `task` names the data: training of the same
+    task that was broken off goes on from there. Raise ModelError if a stream is too short, or if `start` cannot be used.
     """
-    if not streams:
-        raise ModelError("there is no data to train on; give recorded events or hours of the simulated grid")
-    tables = [finished_transfers(stream, number=i) for i, stream in enumerate(streams)]
-    trainer = Trainer(joined([lessons_of(table) for table in tables]), units=units, seed=seed)
+    begun = load_model(start) if start else None
+    parent = begun[0].weights_hash if begun else None
+    strategy = strategy_at_hand()
+    folder = out / f".training{_worker() or ''}"
+    book = prepare(folder, streams, task=task)
+    trainer = Trainer(
+        book,
+        units=begun[0].units if begun else units,
+        seed=seed,
+        start=begun[1] if begun else None,
+        strategy=strategy,
+        checkpoint=Checkpoint(folder / "checkpoint.npz", mark=f"{seed} {units} {epochs} {parent}"),
+    )
     best = trainer.fit(epochs)
     manifest = Manifest(
         features_version=FEATURES_VERSION,
-        units=units,
+        units=trainer.network.units,
         code_version=code_version(),
+        parent=parent,
         seed=seed,
         epochs=best,
-        data=_description(tables),
+        data=_description(book),
         metrics={},
         calibration={},
         weights_hash="",
     )
-    weights = trainer.weights()
-    return save_model(out, _measured(manifest, tables, Forecaster(Network(weights), manifest)), weights)
+    weights = trainer.network.weights()
+    manifest = _measured(manifest, book, Forecaster(Network(weights), manifest))
+    if not _worker():
+        manifest = save_model(out, manifest, weights)
+    shutil.rmtree(folder)
+    return manifest
 
 
-def _measured(manifest: Manifest, tables: Sequence[pd.DataFrame], forecaster: Forecaster) -> Manifest:
+def strategy_at_hand() -> Any:  # noqa: ANN401 - TensorFlow has no types
+    """Several hosts if TF_CONFIG names them, several GPUs if there are, or else the one device."""
+    if os.environ.get("TF_CONFIG"):
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.MirroredStrategy() if len(tf.config.list_logical_devices("GPU")) > 1 else None
+
+
+def _worker() -> int:
+    """The number of this host: the first one writes the model."""
+    return int(tf.distribute.cluster_resolver.TFConfigClusterResolver().task_id or 0)
+
+
+class Trainer:
+    """The training loop: epochs over blocks of chunks, and the best weights so far."""
+
+    def __init__(
+        self,
+        book: Book,
+        *,
+        units: int,
+        seed: int,
+        start: Weights | None = None,
+        strategy: Any = None,  # noqa: ANN401 - TensorFlow has no types
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self._book = book
+        self._seed = seed
+        self._strategy = strategy
+        self._replicas: int = strategy.num_replicas_in_sync if strategy else 1
+        self._checkpoint = checkpoint
+        self._weights = _stream_weights(book)
+        scales = {name: start[name] for name in SCALES} if start else _scales(book)
+        precision = tf.bfloat16 if tf.config.list_logical_devices("GPU") else tf.float32
+        with strategy.scope() if strategy else nullcontext():
+            self.network = TrainableNetwork(scales=scales, units=units, seed=seed, precision=precision)
+            if start:
+                self.network.assign(start)
+            self._optimizer = tf.keras.optimizers.AdamW(_RATE, weight_decay=_DECAY)
+            self._optimizer.build(self._variables)
+        self._states = np.zeros((1 + book.links, 2 * units), dtype=np.float32)  # of links, after the blocks so far
+        self._saved_at = time.monotonic()
+
+    @property
+    def _variables(self) -> list[Any]:
+        return list(self.network.variables.values())
+
+    def fit(self, epochs: int | None = None) -> int:
+        """Train until the held-out pinball loss has stopped falling; return the epoch of the best weights."""
+        learnt = sum(stream.learnt for stream in self._book.streams)
+        epochs = epochs or int(np.clip(_ENOUGH // learnt, _FEWEST_EPOCHS, _MOST_EPOCHS))
+        course = self._resumed()
+        with _progress() as progress:
+            done = course.epoch * self._book.rows + self._book.rows_before(course.block)
+            task = progress.add_task("training", total=epochs * self._book.rows, completed=done, loss=course.told)
+            while course.epoch < epochs and course.epoch - course.best_epoch < _PATIENCE:
+                while course.block < self._book.blocks:
+                    self._block(course, epochs, advance=lambda rows: progress.advance(task, rows))
+                self._states[:] = 0.0
+                course.judge(self._held_out_loss(), self.network.weights())
+                progress.update(task, loss=course.told)
+                self._save(course)
+        self.network.assign(course.best)
+        return course.best_epoch
+
+    def _block(self, course: Course, epochs: int, *, advance: Callable[[int], object]) -> None:
+        """Learn from one block of chunks."""
+        done = course.epoch * self._book.rows + self._book.rows_before(course.block)
+        share = done / (epochs * self._book.rows)
+        self._optimizer.learning_rate = _RATE * max(_LEAST_RATE, 0.5 * (1 + np.cos(np.pi * share)))
+        lessons, owners = self._book.block(course.block)
+        weight = self._weights[owners] * self._book.learnt(course.block, owners)
+        draw = np.random.default_rng((self._seed, course.epoch, course.block))
+        links = draw.permutation(self._book.links)
+        owner = lessons["link"] % self._replicas
+        sizes = np.bincount(owner, minlength=self._replicas)
+        shape = _shape(int(sizes.max()))
+        parts = [
+            laid(lessons[owner == i], weight[owner == i], self._states, links, shape) for i in range(self._replicas)
+        ]
+        after, memory = self._states.copy(), self._nothing(shape)
+        for windows in zip(*parts, strict=True):
+            memory, last = self._descend(windows, memory, course.turn)
+            course.turn += 1
+            for replica, states in last.items():
+                after[1 + windows[replica].ended] = states
+            advance(sum(window.completions for window in windows))
+        self._states = after
+        course.block += 1
+        if time.monotonic() - self._saved_at > _CHECKPOINT_S:
+            self._save(course)
+
+    def _held_out_loss(self) -> float:
+        """Pinball loss of what is held out, in log1p seconds."""
+        first = min(max(stream.learnt - RETAINED, 0) for stream in self._book.streams) // CHUNK
+        states = np.zeros_like(self._states)
+        losses, weights = [], []
+        for block in range(first, self._book.blocks):
+            lessons, owners = self._book.block(block)
+            weight = self._weights[owners] * ~self._book.learnt(block, owners)
+            shape = _shape(len(lessons))
+            memory = (tf.zeros((shape.lanes, self.network.units)),) * 2
+            after = states.copy()
+            for window in laid(lessons, weight, states, np.arange(self._book.links), shape):
+                loss, memory, last = self._look(window.feed, memory)
+                losses.append(loss.numpy())
+                weights.append(window.feed["weight"])
+                after[1 + window.ended] = last.numpy()
+            states = after
+        return float(
+            np.average(np.concatenate(losses), weights=np.concatenate(weights)) * self.network.scales["target"][1]
+        )
+
+    def _descend(self, windows: Sequence[Window], memory: Any, turn: int) -> tuple[Any, dict[int, Floats]]:  # noqa: ANN401 - TensorFlow has no types
+        """Make one step with a window for each replica; return the lanes' memory, and by replica of this host the
+        states that links ended in."""
+        if self._strategy is None:
+            memory, last = self._step(windows[0].feed, memory, tf.constant(turn))
+            return memory, {0: last.numpy()}
+        feed = self._per_replica([window.feed for window in windows])
+        memory, last = self._step_together(feed, memory, tf.constant(turn))
+        numbers = self._strategy.experimental_local_results(self._per_replica(range(self._replicas)))
+        states = self._strategy.experimental_local_results(last)
+        return memory, {int(number): state.numpy() for number, state in zip(numbers, states, strict=True)}
+
+    def _per_replica(self, feeds: Sequence[Any]) -> Any:  # noqa: ANN401 - as above
+        return self._strategy.experimental_distribute_values_from_function(
+            lambda replica: tf.nest.map_structure(tf.constant, feeds[replica.replica_id_in_sync_group])
+        )
+
+    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # TensorFlow has no types
+    def _step_together(self, feed: Tensor, memory: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+        return self._strategy.run(self._step, args=(feed, memory, turn))
+
+    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # as above
+    def _step(self, feed: Tensor, memory: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+        """One step down the gradient, of all replicas together."""
+        replica = tf.distribute.get_replica_context()
+        number = turn * self._replicas + replica.replica_id_in_sync_group
+        heard = replica.all_reduce("sum", tf.reduce_sum(feed["weight"]))
+        with tf.GradientTape() as tape:
+            hiddens, cells = self.network.steps(feed, *memory)
+            inputs = self.network.inputs(feed["numbers"], feed["names"])
+            known = known_states(hiddens, feed["carried"], feed["places"])
+            quantiles = self.network.quantiles(*self.network.hide(inputs, known, turn=number))
+            losses = self.network.losses(feed["log_duration"], quantiles)
+            loss = tf.math.divide_no_nan(tf.reduce_sum(losses * feed["weight"]), heard)
+        gradients = replica.all_reduce("sum", tape.gradient(loss, self._variables))
+        gradients, _ = tf.clip_by_global_norm(gradients, _STEEPEST)
+        # The optimizer adds up what replicas give it.
+        shares = [gradient / self._replicas for gradient in gradients]
+        self._optimizer.apply_gradients(zip(shares, self._variables, strict=True))
+        return (hiddens[:, -1], cells[:, -1]), _last(hiddens, cells, feed["ends"])
+
+    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # as above
+    def _look(self, feed: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses of the window's transfers, without learning from them."""
+        hiddens, cells = self.network.steps(feed, *memory)
+        known = known_states(hiddens, feed["carried"], feed["places"])
+        quantiles = self.network.quantiles(self.network.inputs(feed["numbers"], feed["names"]), known)
+        losses = self.network.losses(feed["log_duration"], quantiles)
+        return losses, (hiddens[:, -1], cells[:, -1]), _last(hiddens, cells, feed["ends"])
+
+    def _nothing(self, shape: Shape) -> Any:  # noqa: ANN401 - as above
+        """The memory of lanes that have seen nothing, for every replica."""
+        empty = (tf.zeros((shape.lanes, self.network.units)),) * 2
+        return empty if self._strategy is None else self._per_replica([empty] * self._replicas)
+
+    def _save(self, course: Course) -> None:
+        """Keep all that it takes to go on from here. Several hosts do so between epochs alone: each has links of its own."""
+        self._saved_at = time.monotonic()
+        if self._checkpoint is None or (course.block and self._strategy is not None):
+            return
+        now = {f"now.{name}": variable.numpy() for name, variable in self.network.variables.items()}
+        optimizer = {f"optimizer.{i}": variable.numpy() for i, variable in enumerate(self._optimizer.variables)}
+        self._checkpoint.save(course, {**now, **optimizer, "states": self._states})
+
+    def _resumed(self) -> Course:
+        found = self._checkpoint.load() if self._checkpoint else None
+        if found is None:
+            return Course()
+        course, arrays = found
+        self.network.assign({name: arrays[f"now.{name}"] for name in self.network.variables})
+        for i, variable in enumerate(self._optimizer.variables):
+            variable.assign(arrays[f"optimizer.{i}"])
+        self._states = arrays["states"]
+        return course
+
+
+def _shape(rows: int) -> Shape:
+    return Shape.for_rows(rows, lanes=_LANES, window=_WINDOW, lane=_LANE)
+
+
+def _last(hiddens: Tensor, cells: Tensor, ends: Tensor) -> Tensor:
+    """Hidden and cell at some places, side by side; [e, 2 x units]."""
+    both = tf.concat([hiddens, cells], axis=2)
+    return tf.gather(tf.reshape(both, (-1, both.shape[2])), ends)
+
+
+def _stream_weights(book: Book) -> Floats:
+    """What a transfer of each stream weighs, 1 on average: less in a long one, so that it does not drown a short one."""
+    rows = np.array([stream.rows for stream in book.streams], dtype=np.float64)
+    return (rows**-0.5 * rows.sum() / np.sqrt(rows).sum()).astype(np.float32)
+
+
+def _scales(book: Book) -> dict[str, Floats]:
+    """Mean and deviation of what is learnt from, over some of the chunks if there are many."""
+    blocks = np.unique(np.linspace(0, book.blocks - 1, _SCALE_CHUNKS).astype(int))
+    sums = {what: _Moments() for what in ("numbers", "outcomes", "log_duration")}
+    for block in blocks:
+        lessons, owners = book.block(int(block))
+        learnt = lessons[book.learnt(int(block), owners)]
+        for what, moments in sums.items():
+            moments.add(learnt[what].reshape(len(learnt), -1))
+    (number_mean, number_scale), (outcome_mean, outcome_scale), (mean, scale) = (
+        moments.deviations() for moments in sums.values()
+    )
+    return {
+        "number_mean": number_mean,
+        "number_scale": number_scale,
+        "outcome_mean": outcome_mean,
+        "outcome_scale": outcome_scale,
+        "target": np.concatenate([mean, scale]),
+    }
+
+
+class _Moments:
+    """Mean and standard deviation of what is known in each column."""
+
+    def __init__(self) -> None:
+        self._sums: list[NDArray[np.float64]] = []
+
+    def add(self, table: Floats) -> None:
+        known = ~np.isnan(table)
+        values = np.where(known, table, 0).astype(np.float64)
+        self._sums.append(np.stack([known.sum(axis=0), values.sum(axis=0), (values * values).sum(axis=0)]))
+
+    def deviations(self) -> tuple[Floats, Floats]:
+        """Mean and deviation; NaN for a deviation of what never varied."""
+        count, total, squares = np.sum(self._sums, axis=0)
+        count = np.maximum(count, 1)
+        mean = total / count
+        spread = np.sqrt(np.maximum(squares / count - mean * mean, 0))
+        return mean.astype(np.float32), np.where(spread > 1e-4, spread, np.nan).astype(np.float32)
+
+
+def _measured(manifest: Manifest, book: Book, forecaster: Forecaster) -> Manifest:
     """Add what the forecaster, as it will serve, and the baselines are worth on what was held out."""
     actual, forecasts = [], []
-    for table in tables:
-        late = held_out(len(table))
+    for number, stream in enumerate(book.streams):
+        tail = book.tail(number)
+        cut = len(tail) - (stream.rows - stream.learnt)
+        warm, late = tail.iloc[:cut], tail.iloc[cut:]
+        baselines = Baselines()
         forecaster.reset()
-        forecast = {"model": forecaster.score(table.assign(failed=False)), **Baselines().score(table)}
-        forecasts.append({name: quantiles[late] for name, quantiles in forecast.items()})
-        actual.append((table["ended_at"] - table["started_at"]).to_numpy(dtype=np.float64)[late])
+        forecaster.absorb(warm.assign(failed=False))
+        baselines.absorb(warm)
+        forecasts.append({"model": forecaster.score(late.assign(failed=False)), **baselines.score(late)})
+        actual.append((late["ended_at"] - late["started_at"]).to_numpy(dtype=np.float64))
     seconds = np.concatenate(actual)
     whole = {name: np.concatenate([part[name] for part in forecasts]) for name in forecasts[0]}
-    surprises = surprise(np.log1p(seconds), whole["model"])
-    levels = np.quantile(surprises, _SHARES)
+    levels = np.quantile(surprise(np.log1p(seconds), whole["model"]), _SHARES)
     return manifest.model_copy(
         update={
             "metrics": {name: forecast_metrics(seconds, quantiles) for name, quantiles in whole.items()},
@@ -102,244 +378,23 @@ def _measured(manifest: Manifest, tables: Sequence[pd.DataFrame], forecaster: Fo
     )
 
 
-class TrainableNetwork:
-    """The arithmetic of forecaster.Network, with gradients."""
-
-    def __init__(self, *, units: int, seed: int) -> None:
-        self.units = units
-        draw = np.random.default_rng(seed)
-        self.variables = {
-            name: tf.Variable(_initial(name, shape, draw), name=name)
-            for name, shape in shapes(units, HEAD).items()
-            if name not in SCALES
-        }
-
-    def steps(self, told: Tensor, begins: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Step through [lanes, window] completions; return hidden [lanes, window, units], and the last hidden and cell."""
-        variables = self.variables
-        drive = tf.tensordot(told, variables["step_outcome"], 1) + variables["step_bias"]
-        carry = 1.0 - tf.cast(begins, tf.float32)
-        states = []
-        for i in range(told.shape[1]):
-            hidden, cell = hidden * carry[:, i, None], cell * carry[:, i, None]
-            gates = drive[:, i] + hidden @ variables["step_state"]
-            entry, keep, release, candidate = tf.split(gates, 4, axis=1)
-            cell = tf.sigmoid(keep) * cell + tf.sigmoid(entry) * tf.tanh(candidate)
-            hidden = tf.sigmoid(release) * tf.tanh(cell)
-            states.append(hidden)
-        return tf.stack(states, axis=1), hidden, cell
-
-    def quantiles(self, inputs: Tensor, hidden: Tensor) -> Tensor:
-        """Quantiles of the standardised log duration, [m, 5]."""
-        variables = self.variables
-        wide = inputs @ variables["head_input"] + hidden @ variables["head_state"] + variables["head_bias"]
-        narrow = tf.nn.relu(wide) @ variables["deep"] + variables["deep_bias"]
-        raw = tf.nn.relu(narrow) @ variables["out"] + inputs @ variables["out_input"] + variables["out_bias"]
-        gaps = tf.nn.softplus(raw)
-        middle = raw[:, 2]
-        below, above = middle - gaps[:, 1], middle + gaps[:, 3]
-        return tf.stack([below - gaps[:, 0], below, middle, above, above + gaps[:, 4]], axis=1)
-
-
-def _initial(name: str, shape: tuple[int, ...], draw: np.random.Generator) -> Floats:
-    if len(shape) == 1:
-        bias = np.zeros(shape, dtype=np.float32)
-        if name == "step_bias":
-            bias[shape[0] // 4 : shape[0] // 2] = 1.0  # remember, to begin with
-        return bias
-    limit = np.sqrt(6 / sum(shape))
-    values = draw.uniform(-limit, limit, shape).astype(np.float32)
-    if name == "out_input":
-        values[:] = 0.0
-    if name == "head_input":
-        values[2 * len(NUMBERS) :] = 0.0  # a name that training never saw says nothing
-    return values
-
-
-class Trainer:
-    """The training loop: epochs over windows, the best weights so far, and the forecasts of what was held out."""
-
-    def __init__(self, lessons: Lessons, *, units: int, seed: int) -> None:
-        self._lessons = lessons
-        self._seed = seed
-        self._fixed = _scales(lessons)
-        known = standardised(lessons.numbers, self._fixed["number_mean"], self._fixed["number_scale"])
-        self._inputs = np.concatenate([known, lessons.names], axis=1)
-        told = standardised(lessons.outcomes, self._fixed["outcome_mean"], self._fixed["outcome_scale"])
-        self._told = np.vstack([told, np.zeros_like(told[:1])])  # row -1: where a lane has ended
-        mean, scale = self._fixed["target"]
-        self._target = (lessons.log_duration - mean) / scale
-        self._lanes = int(np.clip(len(lessons.link) // (4 * _WINDOW), 1, _LANES))
-        self._network = TrainableNetwork(units=units, seed=seed)
-        self._turn = tf.Variable(0, dtype=tf.int64)
-        self._best: dict[str, Floats] = {}
-
-    def fit(self, epochs: int) -> int:
-        """Train until the held-out pinball loss has stopped falling; return the epoch of the best weights."""
-        best, best_epoch = np.inf, 0
-        per_epoch = len(list(self._windows(np.arange(self._lessons.link.max() + 1))))
-        rate = tf.keras.optimizers.schedules.CosineDecay(_RATE, max(1, epochs * per_epoch), alpha=0.02)
-        self._optimizer = tf.keras.optimizers.AdamW(rate, weight_decay=_DECAY, clipnorm=1.0)
-        self._optimizer.build(list(self._network.variables.values()))
-        draw = np.random.default_rng(self._seed)
-        rows = self._lessons.held_out
-        actual = self._lessons.log_duration[rows].astype(np.float64)
-        with _progress() as progress:
-            task = progress.add_task("training", total=epochs * per_epoch, loss="")
-            for epoch in range(1, epochs + 1):
-                self._pass(draw.permutation(self._lessons.link.max() + 1), advance=lambda: progress.advance(task))
-                loss = pinball(actual, self._forecasts()[rows], weight=self._lessons.weight[rows])
-                progress.update(task, loss=f"held-out pinball {loss:.4f}, best {min(loss, best):.4f}")
-                if loss < best:
-                    best, best_epoch = loss, epoch
-                    self._best = {name: array.numpy() for name, array in self._network.variables.items()}
-                if epoch - best_epoch >= _PATIENCE:
-                    break
-        for name, array in self._best.items():
-            self._network.variables[name].assign(array)
-        return best_epoch
-
-    def weights(self) -> dict[str, Floats]:
-        """What `forecaster.Network` takes."""
-        return {**self._fixed, **{name: array.numpy() for name, array in self._network.variables.items()}}
-
-    def _windows(self, links: Ints) -> Iterator[Window]:
-        return windows(self._lessons, links, lanes=self._lanes, window=_WINDOW)
-
-    def _start(self) -> tuple[Tensor, Tensor]:
-        zeros = tf.zeros((self._lanes, self._network.units))
-        return zeros, zeros
-
-    def _pass(self, links: Ints, *, advance: Callable[[], None]) -> None:
-        """One epoch."""
-        hidden, cell = self._start()
-        for window in self._windows(links):
-            rows = window.transfer_rows[~self._lessons.held_out[window.transfer_rows]]
-            states = window.states[~self._lessons.held_out[window.transfer_rows]]
-            hidden, cell = self._descend(
-                self._told[window.outcome_rows],
-                window.begins,
-                hidden,
-                cell,
-                self._inputs[rows],
-                states,
-                self._target[rows],
-                self._lessons.weight[rows],
-            )
-            advance()
-
-    def _forecasts(self) -> NDArray[np.float64]:
-        """Forecast every transfer with the weights at hand; [n, 5]."""
-        forecast = np.full((len(self._target), len(QUANTILES)), np.nan)
-        hidden, cell = self._start()
-        for window in self._windows(np.arange(self._lessons.link.max() + 1)):
-            raw, hidden, cell = self._look(
-                self._told[window.outcome_rows],
-                window.begins,
-                hidden,
-                cell,
-                self._inputs[window.transfer_rows],
-                window.states,
-            )
-            forecast[window.transfer_rows] = raw.numpy()
-        mean, scale = self._fixed["target"].astype(np.float64)
-        return np.asarray(np.maximum(forecast * scale + mean, 0.0), dtype=np.float64)
-
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # TensorFlow has no types
-    def _look(
-        self, told: Tensor, begins: Tensor, hidden: Tensor, cell: Tensor, inputs: Tensor, places: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        states, hidden, cell = self._network.steps(told, begins, hidden, cell)
-        return self._network.quantiles(inputs, _gathered(states, places)), hidden, cell
-
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # TensorFlow has no types
-    def _descend(
-        self,
-        told: Tensor,
-        begins: Tensor,
-        hidden: Tensor,
-        cell: Tensor,
-        inputs: Tensor,
-        places: Tensor,
-        target: Tensor,
-        weight: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """One step down the gradient; return the last hidden and cell."""
-        self._turn.assign_add(1)
-        with tf.GradientTape() as tape:
-            states, hidden, cell = self._network.steps(told, begins, hidden, cell)
-            inputs, known = self._hide(inputs, _gathered(states, places))
-            beyond = target[:, None] - self._network.quantiles(inputs, known)
-            levels = tf.constant(QUANTILES)
-            loss = tf.reduce_mean(tf.maximum(levels * beyond, (levels - 1.0) * beyond), axis=1)
-            loss = tf.math.divide_no_nan(tf.reduce_sum(loss * weight), tf.reduce_sum(weight))
-        variables = list(self._network.variables.values())
-        self._optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        return hidden, cell
-
-    def _hide(self, inputs: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Hide whole blocks at random, as they would look if they were not known."""
-        count, numbers = tf.shape(inputs)[0], len(NUMBERS)
-        draw = tf.random.stateless_uniform((count, len(_HIDDEN)), seed=tf.stack([self._seed, self._turn]))
-        hidden = {name: draw[:, i, None] < share for i, (name, share) in enumerate(_HIDDEN.items())}
-        never = tf.zeros((count, 1), dtype=tf.bool)
-        columns = tf.concat(
-            [
-                tf.repeat(hidden.get(block, never), place.stop - place.start, axis=1)
-                for block, place in blocks().items()
-            ],
-            axis=1,
-        )
-        values = tf.where(columns, 0.0, inputs[:, :numbers])
-        unknown = tf.where(columns, 1.0, inputs[:, numbers : 2 * numbers])
-        names = tf.where(hidden["names"], 0.0, inputs[:, 2 * numbers :])
-        return tf.concat([values, unknown, names], axis=1), tf.where(hidden["state"], 0.0, states)
-
-
-def _gathered(states: Tensor, places: Tensor) -> Tensor:
-    flat = tf.reshape(states, (-1, states.shape[2]))
-    return tf.gather(tf.concat([flat, tf.zeros_like(flat[:1])], axis=0), places)
-
-
-def _scales(lessons: Lessons) -> dict[str, Floats]:
-    learnt = ~lessons.held_out
-    number_mean, number_scale = _deviations(lessons.numbers[learnt])
-    outcome_mean, outcome_scale = _deviations(lessons.outcomes[learnt])
-    target_mean, target_scale = _deviations(lessons.log_duration[learnt, None])
-    return {
-        "number_mean": number_mean,
-        "number_scale": number_scale,
-        "outcome_mean": outcome_mean,
-        "outcome_scale": outcome_scale,
-        "target": np.concatenate([target_mean, target_scale]),
-    }
-
-
-def _deviations(table: Floats) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of what is known in each column; NaN for one that never varied."""
-    known = ~np.isnan(table)
-    values = np.where(known, table, np.float32(0)).astype(np.float64)
-    count = np.maximum(known.sum(axis=0), 1)
-    mean = values.sum(axis=0) / count
-    spread = np.sqrt((np.where(known, values - mean, 0) ** 2).sum(axis=0) / count)
-    return mean.astype(np.float32), np.where(spread > 1e-4, spread, np.nan).astype(np.float32)
-
-
-def _description(tables: Sequence[pd.DataFrame]) -> TrainingData:
-    digest = hashlib.sha256()
-    for table in tables:
-        columns = table[["source", "destination", "bytes", "started_at", "ended_at"]]
-        digest.update(pd.util.hash_pandas_object(columns, index=False).to_numpy().tobytes())
+def _description(book: Book) -> TrainingData:
+    streams = book.streams
     return TrainingData(
-        transfers=sum(map(len, tables)),
-        links=sum(len(table[["source", "destination"]].drop_duplicates()) for table in tables),
-        first_start=min(float(table["started_at"].min()) for table in tables),
-        last_end=max(float(table["ended_at"].max()) for table in tables),
-        hash=digest.hexdigest(),
+        transfers=book.rows,
+        links=book.links,
+        first_start=min(stream.first_start for stream in streams),
+        last_end=max(stream.last_end for stream in streams),
+        hash=hashlib.sha256("".join(stream.hash for stream in streams).encode()).hexdigest(),
     )
 
 
 def _progress() -> Progress:
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(show_speed=True),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, TextColumn("{task.fields[loss]}"), console=console, disable=not console.is_terminal)

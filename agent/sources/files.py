@@ -8,9 +8,28 @@ from datetime import datetime
 from pathlib import Path
 
 from agent.sources import Decoder
-from agent.sources.formats import Reader, open_file
+from agent.sources.formats import Reader, is_read, open_file
 from models.domain import SourceError
 from models.events import Page
+
+
+def files_of(paths: Sequence[Path]) -> list[Path]:
+    """The files that are named; a directory stands for all that it holds, in order of their paths, as a partitioned table does.
+
+    Raise SourceError for a directory without a file of a kind that is read.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.is_file() and is_read(file.name))
+            if not inside:
+                raise SourceError(
+                    f"{path}: holds no .csv, .jsonl or .parquet file; name a directory that does, or files"
+                )
+            found += inside
+        else:
+            found.append(path)
+    return found
 
 
 class FilesSource:

@@ -57,6 +57,11 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
+def is_read(name: str) -> bool:
+    """Whether a file of that name is of a kind that is read."""
+    return Path(name.removesuffix(".gz")).suffix in _KINDS
+
+
 def open_file(path: str, row: int, decoder: Decoder) -> Reader:
     """Open `path` as what its name says, after its first `row` records; raise SourceError if it is something else."""
     try:

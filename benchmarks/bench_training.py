@@ -1,0 +1,76 @@
+"""How fast the forecaster is trained: preparing lessons, and learning from them, on a made-up stream of 5,000 links.
+
+With `--events 36000000 --epoch` a whole month: one epoch over that many, with the memory that it takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+from streams import ended_transfers
+
+from models import training
+from models.lessons import CHUNK, Book, prepare
+
+LINKS, PER_SECOND, PAGE = 5_000, 25.0, 65_536
+EVENTS = 10 * CHUNK
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=EVENTS)
+    events: int = parser.parse_args().events
+    with tempfile.TemporaryDirectory(prefix="gridmedic-bench-") as folder:
+        made = timed_pages(events)
+        began = time.perf_counter()
+        book = prepare(Path(folder), [made], task="")
+        seconds = time.perf_counter() - began - made.spent
+        print(f"stream      {book.rows:,} finished transfers on {book.links:,} links", flush=True)
+        print(f"preparing   {book.rows / seconds:,.0f} transfers/s (features, states' places, to disk)", flush=True)
+        trainer = training.Trainer(book, units=training.UNITS, seed=1)
+        print(f"learning    {rate(trainer, book):,.0f} targets/s, one epoch over all of them", flush=True)
+    print(f"memory      {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB at most")
+
+
+class timed_pages(Iterator[pd.DataFrame]):  # noqa: N801 - reads as a function
+    """Pages of a made-up stream; `spent` seconds were taken to make them up."""
+
+    def __init__(self, events: int) -> None:
+        self.spent = 0.0
+        self._left = events
+        self._number = 0
+        self._start = 0.0
+
+    def __next__(self) -> pd.DataFrame:
+        if self._left <= 0:
+            raise StopIteration
+        began = time.perf_counter()
+        page = ended_transfers(PAGE, links=LINKS, per_second=PER_SECOND, seed=1 + self._number)
+        times = ["created_at", "submitted_at", "started_at", "ended_at"]
+        page[times] += self._start
+        self._start += PAGE / PER_SECOND
+        self._left -= PAGE
+        self._number += 1
+        page["type"] = "transfer-done"
+        self.spent += time.perf_counter() - began
+        return page
+
+
+def rate(trainer: training.Trainer, book: Book) -> float:
+    """Targets a second over all blocks but the first, in which TensorFlow builds its graph."""
+    course = training.Course()
+    trainer._block(course, 1, advance=lambda _: None)
+    began = time.perf_counter()
+    while course.block < book.blocks - 1:
+        trainer._block(course, 1, advance=lambda _: None)
+    return (book.blocks - 2) * CHUNK / (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""The forecaster's arithmetic with gradients, as TensorFlow has it: what `models.training` trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+
+from models.features import NAMES, NUMBERS, blocks
+from models.forecaster import FAR, SCALES, shapes
+from models.history import Floats
+from models.registry import QUANTILES
+
+Tensor: TypeAlias = Any  # TensorFlow has no types
+
+HEAD = (64, 32)
+
+# How often training hides what may be absent in service.
+_HIDDEN = {
+    "path": 0.3,
+    "week": 0.5,
+    "queue": 0.2,
+    "link": 0.1,
+    "source": 0.1,
+    "destination": 0.1,
+    "names": 0.3,
+    "state": 0.2,
+}
+
+
+class TrainableNetwork:
+    """The arithmetic of forecaster.Network, with gradients. Products are made in `precision`, all else in float32."""
+
+    def __init__(self, *, scales: Mapping[str, Floats], units: int, seed: int, precision: Any = tf.float32) -> None:  # noqa: ANN401 - TensorFlow has no types
+        self.units = units
+        self.scales = scales
+        self._seed = seed
+        self._precision = precision
+        draw = np.random.default_rng(seed)
+        self.variables = {
+            name: tf.Variable(_initial(name, shape, draw), name=name)
+            for name, shape in shapes(units, HEAD).items()
+            if name not in SCALES
+        }
+
+    def assign(self, weights: Mapping[str, Floats]) -> None:
+        for name, variable in self.variables.items():
+            variable.assign(weights[name])
+
+    def weights(self) -> dict[str, Floats]:
+        """What `forecaster.Network` takes."""
+        return {**self.scales, **{name: variable.numpy() for name, variable in self.variables.items()}}
+
+    def steps(self, window: Mapping[str, Tensor], hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """Step all lanes through a window; return hidden and cell after every step, each [lanes, steps, units].
+
+        `window` has the outcomes [lanes, steps, OUTCOMES], where links begin, with which of the states that were `carried`
+        [k, 2 x units] (`brought` [lanes, steps]).
+        """
+        variables, units = self.variables, self.units
+        told = self._standardised(window["outcomes"], "outcome")
+        drive = self._product(told, variables["step_outcome"]) + variables["step_bias"]
+        hiddens, cells = [], []
+        for i in range(told.shape[1]):
+            first, fresh = window["begins"][:, i, None], tf.gather(window["carried"], window["brought"][:, i])
+            hidden = tf.where(first, fresh[:, :units], hidden)
+            cell = tf.where(first, fresh[:, units:], cell)
+            gates = drive[:, i] + self._product(hidden, variables["step_state"])
+            entry, keep, release, candidate = tf.split(gates, 4, axis=1)
+            cell = tf.sigmoid(keep) * cell + tf.sigmoid(entry) * tf.tanh(candidate)
+            hidden = tf.sigmoid(release) * tf.tanh(cell)
+            hiddens.append(hidden)
+            cells.append(cell)
+        return tf.stack(hiddens, axis=1), tf.stack(cells, axis=1)
+
+    def quantiles(self, inputs: Tensor, hidden: Tensor) -> Tensor:
+        """Quantiles of the standardised log duration, [m, 5]."""
+        variables = self.variables
+        wide = (
+            self._product(inputs, variables["head_input"])
+            + self._product(hidden, variables["head_state"])
+            + variables["head_bias"]
+        )
+        narrow = self._product(tf.nn.relu(wide), variables["deep"]) + variables["deep_bias"]
+        raw = (
+            self._product(tf.nn.relu(narrow), variables["out"])
+            + self._product(inputs, variables["out_input"])
+            + variables["out_bias"]
+        )
+        gaps = tf.nn.softplus(raw)
+        middle = raw[:, 2]
+        below, above = middle - gaps[:, 1], middle + gaps[:, 3]
+        return tf.stack([below - gaps[:, 0], below, middle, above, above + gaps[:, 4]], axis=1)
+
+    def inputs(self, numbers: Tensor, names: Tensor) -> Tensor:
+        """What the head looks at: numbers [m, NUMBERS] (NaN unknown) and buckets of names [m, NAME_COLUMNS]."""
+        ones = tf.reduce_sum(tf.one_hot(tf.cast(names, tf.int32), len(NAMES)), axis=1)
+        return tf.concat([self._standardised(numbers, "number"), ones], axis=1)
+
+    def losses(self, log_duration: Tensor, quantiles: Tensor) -> Tensor:
+        """Mean over the quantiles of the pinball loss, [m], in deviations of the log duration."""
+        mean, scale = self.scales["target"]
+        beyond = ((log_duration - mean) / scale)[:, None] - quantiles
+        levels = tf.constant(QUANTILES)
+        return tf.reduce_mean(tf.maximum(levels * beyond, (levels - 1.0) * beyond), axis=1)
+
+    def hide(self, inputs: Tensor, states: Tensor, *, turn: Tensor) -> tuple[Tensor, Tensor]:
+        """Hide whole blocks at random, as they would look if they were not known. The same `turn`, the same draw."""
+        count, numbers = tf.shape(inputs)[0], len(NUMBERS)
+        draw = tf.random.stateless_uniform((count, len(_HIDDEN)), seed=tf.stack([self._seed, turn]))
+        hidden = {name: draw[:, i, None] < share for i, (name, share) in enumerate(_HIDDEN.items())}
+        never = tf.zeros((count, 1), dtype=tf.bool)
+        columns = tf.concat(
+            [
+                tf.repeat(hidden.get(block, never), place.stop - place.start, axis=1)
+                for block, place in blocks().items()
+            ],
+            axis=1,
+        )
+        values = tf.where(columns, 0.0, inputs[:, :numbers])
+        unknown = tf.where(columns, 1.0, inputs[:, numbers : 2 * numbers])
+        names = tf.where(hidden["names"], 0.0, inputs[:, 2 * numbers :])
+        return tf.concat([values, unknown, names], axis=1), tf.where(hidden["state"], 0.0, states)
+
+    def _standardised(self, table: Tensor, what: str) -> Tensor:
+        """As `forecaster.standardised`."""
+        deviations = (table - self.scales[f"{what}_mean"]) / self.scales[f"{what}_scale"]
+        unknown = tf.math.is_nan(deviations)
+        known = tf.where(unknown, 0.0, deviations)
+        return tf.concat([tf.clip_by_value(known, -FAR, FAR), tf.cast(unknown, tf.float32)], axis=-1)
+
+    def _product(self, a: Tensor, b: Tensor) -> Tensor:
+        if self._precision is tf.float32:
+            return tf.tensordot(a, b, 1)
+        return tf.cast(tf.tensordot(tf.cast(a, self._precision), tf.cast(b, self._precision), 1), tf.float32)
+
+
+def known_states(hiddens: Tensor, carried: Tensor, places: Tensor) -> Tensor:
+    """Hidden states by their places [m] among all of a window's [lanes, steps, units] and, after these, the carried ones."""
+    units = hiddens.shape[2]
+    return tf.gather(tf.concat([tf.reshape(hiddens, (-1, units)), carried[:, :units]], axis=0), places)
+
+
+def _initial(name: str, shape: tuple[int, ...], draw: np.random.Generator) -> Floats:
+    if len(shape) == 1:
+        bias = np.zeros(shape, dtype=np.float32)
+        if name == "step_bias":
+            bias[shape[0] // 4 : shape[0] // 2] = 1.0  # remember, to begin with
+        return bias
+    limit = np.sqrt(6 / sum(shape))
+    values = draw.uniform(-limit, limit, shape).astype(np.float32)
+    if name == "out_input":
+        values[:] = 0.0
+    if name == "head_input":
+        values[2 * len(NUMBERS) :] = 0.0  # a name that training never saw says nothing
+    return values
