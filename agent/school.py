@@ -23,6 +23,7 @@ from simulator.world import World, run
 
 PAGE = 65_536
 SHORT_WORLDS = 8
+LONG_HOURS = 28.0
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
 
 
@@ -88,9 +89,10 @@ def _task(files: Sequence[Path], readings: Sequence[Path], site_map: Path | None
 
 
 def _simulated(*, hours: float, seed: int) -> Iterator[Iterator[pd.DataFrame]]:
-    """Several worlds of an hour, for how a grid looks to whoever has just begun to watch, and a long one."""
+    """Several worlds of an hour, for how a grid looks to whoever has just begun to watch, and long ones."""
     short = min(SHORT_WORLDS, int(hours))
-    lengths = [1.0] * short + ([hours - short] if hours > short else [])
+    long, rest = divmod(hours - short, LONG_HOURS)
+    lengths = [1.0] * short + [LONG_HOURS] * int(long) + ([rest] if rest else [])
     for number, length in enumerate(lengths):
         # Seven hours apart, so that day and night are both seen.
         yield _lived(100 * seed + number, start=MONDAY + timedelta(hours=7 * number), hours=length)

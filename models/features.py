@@ -14,36 +14,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from models.columns import Rows
-from models.history import Flags, Floats, History, Ints, Timeline, Transfers
+from models.history import Floats, History, Ints, Timeline, Transfers
 from models.measurements import PATH_COLUMNS
+from models.recollection import STATISTICS, recollect
 
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 
-RECENT = 16  # completions of a key that its statistics look back on
 LOAD_WINDOW_MS = 600_000
-SIZE_REACH = 0.7  # how far apart in log bytes two transfers are still alike
-AGE_REACH_S = 900.0  # over how many seconds a completion loses most of its weight
 
-_RECOLLECTION = (
-    "count",
-    "load",
-    "age",
-    "mean",
-    "spread",
-    "fading",
-    "alike",
-    "alikeness",
-    "alike_now",
-    "least",
-    "most",
-    "size",
-)
 _NUMBERS = {
     "size": ("log_bytes",),
     "queue": ("log_queue",),
     "path": PATH_COLUMNS,
     "week": ("day_sin", "day_cos", "week_sin", "week_cos"),
-    **{key: tuple(f"{key}_{name}" for name in _RECOLLECTION) for key in History.KEYS},
+    **{key: tuple(f"{key}_{name}" for name in STATISTICS) for key in History.KEYS},
 }
 _BUCKETS = {"activity": 16, "protocol": 8, "source_type": 4, "destination_type": 4, "fts": 8}
 
@@ -111,51 +95,20 @@ class Features:
         return ones(self.buckets(rows))
 
     def _recollection(self, timeline: Timeline, codes: Ints, coded: Transfers) -> Floats:
-        """Statistics of what the key's last completions took, as of each start; float32 [n, _RECOLLECTION]."""
-        at = coded.started_ms
+        """Statistics of what the key's last completions took, as of each start; float32 [n, STATISTICS]."""
+        at, history = coded.started_ms, self._history
         sight = timeline.before(codes, at)
-        slots, there = timeline.last(sight, RECENT)
-        load = sight.stop - np.maximum(timeline.before(codes, np.maximum(at - LOAD_WINDOW_MS, 0)).stop, sight.first)
-        table = np.empty((len(codes), len(_RECOLLECTION)), dtype=np.float32)
-        table[:, 0] = np.log1p(there.sum(axis=1))
-        table[:, 1] = np.log1p(load)
-        if len(self._history):
-            took, sizes = self._history.log_duration[slots], self._history.log_bytes[slots]
-            age = (at[:, None] - self._history.ended_ms[slots]).astype(np.float32) / np.float32(1000)
-            table[:, 2:] = _statistics(took, sizes, age, there, coded.log_bytes)
-        table[~there[:, 0]] = np.nan
-        return table
-
-
-def _statistics(took: Floats, sizes: Floats, age_s: Floats, there: Flags, log_bytes: Floats) -> Floats:
-    """Means of `took` [n, RECENT] under several weights: plain, fading with order, alike in size, alike and recent."""
-    weight = there.astype(np.float32)
-    took = np.where(there, took, np.float32(0))
-    count = np.maximum(weight.sum(axis=1), 1)
-    mean = took.sum(axis=1) / count
-    spread = np.sqrt(np.maximum((took * took).sum(axis=1) / count - mean * mean, 0))
-    fade = weight * np.float32(0.8) ** np.arange(RECENT, dtype=np.float32)
-    fading = (fade * took).sum(axis=1) / np.maximum(fade.sum(axis=1), 1e-6)
-    apart = np.abs(sizes - log_bytes[:, None])
-    alike = weight * np.exp(-np.where(np.isnan(apart), np.float32(3), apart) / np.float32(SIZE_REACH))
-    mass = alike.sum(axis=1)
-    now = alike * np.exp(-np.maximum(age_s, 0) / np.float32(AGE_REACH_S))
-    tiny = np.float32(1e-9)  # weighs in only where nothing is alike: then the mean is all there is
-    return np.stack(
-        [
-            np.log1p(np.maximum(age_s[:, 0], 0)),
-            mean,
-            spread,
-            fading,
-            ((alike * took).sum(axis=1) + tiny * mean) / (mass + tiny),
-            np.log(mass + np.float32(1e-3)),
-            ((now * took).sum(axis=1) + tiny * mean) / (now.sum(axis=1) + tiny),
-            np.where(there, took, np.float32(np.inf)).min(axis=1),
-            took.max(axis=1),
-            np.where(there & ~np.isnan(sizes), sizes, np.float32(0)).sum(axis=1) / count,
-        ],
-        axis=1,
-    )
+        return recollect(
+            sight.first,
+            sight.stop,
+            timeline.before(codes, np.maximum(at - LOAD_WINDOW_MS, 0)).stop,
+            timeline.slots,
+            history.log_duration,
+            history.log_bytes,
+            history.ended_ms,
+            at,
+            coded.log_bytes,
+        )
 
 
 def outcomes(numbers: Floats, log_duration: Floats) -> Floats:

@@ -54,6 +54,7 @@ class Transfers:
     link: Ints
     source: Ints
     destination: Ints
+    grid: Ints  # one code for all
     started_ms: Ints
     ended_ms: Ints
     log_duration: Floats  # log1p of seconds; NaN while it runs
@@ -238,9 +239,9 @@ def _running_maximum(codes: Ints, values: Ints, state: Ints) -> Ints:
 
 
 class History:
-    """All finished transfers absorbed so far, by link, by source and by destination."""
+    """All finished transfers absorbed so far, by link, by source, by destination, and on the whole grid."""
 
-    KEYS = ("link", "source", "destination")
+    KEYS = ("link", "source", "destination", "grid")
 
     def __init__(self) -> None:
         self._names = Codes()
@@ -296,6 +297,7 @@ class History:
             link=self._pairs.learn(pair) if learn else self._pairs.find(pair),
             source=source,
             destination=destination,
+            grid=np.zeros_like(source),
             started_ms=milliseconds(started),
             ended_ms=milliseconds(np.where(np.isnan(ended), 0.0, ended)),
             log_duration=np.log1p(np.maximum(ended - started, 0)).astype(np.float32),

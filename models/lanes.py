@@ -22,9 +22,8 @@ class Shape:
     window: int
 
     @classmethod
-    def for_rows(cls, rows: int, *, lanes: int, window: int, lane: int) -> Shape:
-        """As many lanes as may be, each with `lane` steps at least."""
-        lanes = int(np.clip(rows // lane, 1, lanes))
+    def for_rows(cls, rows: int, *, lanes: int, window: int) -> Shape:
+        """As long as it takes."""
         return cls(lanes=lanes, length=max(1, -(-rows // (lanes * window))) * window, window=window)
 
 

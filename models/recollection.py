@@ -6,7 +6,6 @@ from typing import Final
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from models.history import Floats, Ints
 
@@ -56,7 +55,7 @@ def recollect(
     `size` (log1p bytes, NaN unknown) are those of the transfers that start. NaN where there is no completion.
     """
     count = len(stop)
-    table = np.full((count, 15), np.nan, dtype=np.float32)
+    table = np.full((count, len(STATISTICS)), np.nan, dtype=np.float32)
     one = np.float32(1.0)
     tiny = np.float32(1e-9)
     for i in range(count):

@@ -25,6 +25,7 @@ _HIDDEN = {
     "link": 0.1,
     "source": 0.1,
     "destination": 0.1,
+    "grid": 0.1,
     "names": 0.3,
     "state": 0.2,
 }

@@ -40,8 +40,8 @@ Tensor: TypeAlias = Any  # TensorFlow has no types
 UNITS = 48
 
 _WINDOW = 32  # completions that gradients flow back through
-_LANES = 256
-_LANE = 4 * _WINDOW  # completions that a lane should have at least
+_LANES = 256  # at most, where there is so much to learn from that an epoch has
+_STEPS = 64  # steps down the gradient at least
 _MOST_EPOCHS = 40
 _FEWEST_EPOCHS = 3
 _ENOUGH = 40_000_000  # transfers in all epochs together, where more than the fewest are made
@@ -139,6 +139,7 @@ class Trainer:
         self._strategy = strategy
         self._replicas: int = strategy.num_replicas_in_sync if strategy else 1
         self._checkpoint = checkpoint
+        self._lanes = int(np.clip(book.rows // (self._replicas * _STEPS * _WINDOW), 1, _LANES))
         self._weights = _stream_weights(book)
         scales = {name: start[name] for name in SCALES} if start else _scales(book)
         precision = tf.bfloat16 if tf.config.list_logical_devices("GPU") else tf.float32
@@ -167,11 +168,15 @@ class Trainer:
                 while course.block < self._book.blocks:
                     self._block(course, epochs, advance=lambda rows: progress.advance(task, rows))
                 self._states[:] = 0.0
-                course.judge(self._held_out_loss(), self.network.weights())
+                course.judge(self._held_out_loss(), self._now())
                 progress.update(task, loss=course.told)
                 self._save(course)
         self.network.assign(course.best)
         return course.best_epoch
+
+    def _now(self) -> dict[str, Floats]:
+        """The weights at hand."""
+        return {name: variable.numpy() for name, variable in self.network.variables.items()}
 
     def _block(self, course: Course, epochs: int, *, advance: Callable[[int], object]) -> None:
         """Learn from one block of chunks."""
@@ -184,7 +189,7 @@ class Trainer:
         links = draw.permutation(self._book.links)
         owner = lessons["link"] % self._replicas
         sizes = np.bincount(owner, minlength=self._replicas)
-        shape = _shape(int(sizes.max()))
+        shape = Shape.for_rows(int(sizes.max()), lanes=self._lanes, window=_WINDOW)
         parts = [
             laid(lessons[owner == i], weight[owner == i], self._states, links, shape) for i in range(self._replicas)
         ]
@@ -208,7 +213,7 @@ class Trainer:
         for block in range(first, self._book.blocks):
             lessons, owners = self._book.block(block)
             weight = self._weights[owners] * ~self._book.learnt(block, owners)
-            shape = _shape(len(lessons))
+            shape = Shape.for_rows(len(lessons), lanes=self._lanes, window=_WINDOW)
             memory = (tf.zeros((shape.lanes, self.network.units)),) * 2
             after = states.copy()
             for window in laid(lessons, weight, states, np.arange(self._book.links), shape):
@@ -222,8 +227,10 @@ class Trainer:
         )
 
     def _descend(self, windows: Sequence[Window], memory: Any, turn: int) -> tuple[Any, dict[int, Floats]]:  # noqa: ANN401 - TensorFlow has no types
-        """Make one step with a window for each replica; return the lanes' memory, and by replica of this host the
-        states that links ended in."""
+        """Make one step with a window for each replica; return the lanes' memory, and the states that links ended in.
+
+        These are given by the replicas of this host.
+        """
         if self._strategy is None:
             memory, last = self._step(windows[0].feed, memory, tf.constant(turn))
             return memory, {0: last.numpy()}
@@ -281,7 +288,7 @@ class Trainer:
         self._saved_at = time.monotonic()
         if self._checkpoint is None or (course.block and self._strategy is not None):
             return
-        now = {f"now.{name}": variable.numpy() for name, variable in self.network.variables.items()}
+        now = {f"now.{name}": array for name, array in self._now().items()}
         optimizer = {f"optimizer.{i}": variable.numpy() for i, variable in enumerate(self._optimizer.variables)}
         self._checkpoint.save(course, {**now, **optimizer, "states": self._states})
 
@@ -295,10 +302,6 @@ class Trainer:
             variable.assign(arrays[f"optimizer.{i}"])
         self._states = arrays["states"]
         return course
-
-
-def _shape(rows: int) -> Shape:
-    return Shape.for_rows(rows, lanes=_LANES, window=_WINDOW, lane=_LANE)
 
 
 def _last(hiddens: Tensor, cells: Tensor, ends: Tensor) -> Tensor:
@@ -320,6 +323,8 @@ def _scales(book: Book) -> dict[str, Floats]:
     for block in blocks:
         lessons, owners = book.block(int(block))
         learnt = lessons[book.learnt(int(block), owners)]
+        if not len(learnt):
+            continue
         for what, moments in sums.items():
             moments.add(learnt[what].reshape(len(learnt), -1))
     (number_mean, number_scale), (outcome_mean, outcome_scale), (mean, scale) = (

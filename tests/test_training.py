@@ -60,7 +60,6 @@ def training() -> Iterator[ModuleType]:
         module = pytest.importorskip("models.training", reason="TensorFlow is not installed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_WINDOW", 8)  # a graph that is quick to build
-        patch.setattr(module, "_LANE", 32)
         yield module
 
 
@@ -97,7 +96,12 @@ def test_numpy_equals_tensorflow(training: ModuleType, tmp_path: Path) -> None:
     for link in range(lessons["link"].max() + 1):
         mine = lessons[lessons["link"] == link]
         none = np.zeros((1, len(mine)), dtype=np.int32)
-        feed = {"outcomes": mine["outcomes"][None], "begins": none > 0, "brought": none, "carried": np.zeros((1, 32), "f4")}
+        feed = {
+            "outcomes": mine["outcomes"][None],
+            "begins": none > 0,
+            "brought": none,
+            "carried": np.zeros((1, 32), "f4"),
+        }
         states, _ = network.steps(feed, empty, empty)
         known = mine["known"]
         hidden = np.where(known[:, None] > 0, states.numpy()[0][np.maximum(known - 1, 0)], 0)
@@ -264,7 +268,7 @@ from pathlib import Path
 from models import training
 from models.lessons import Book, Stream, prepare
 folder = Path(sys.argv[1])
-training._WINDOW, training._LANE = 8, 32
+training._WINDOW = 8
 losses = {}
 book = prepare(folder, [], task="two")
 for name, strategy in (("one", None), ("two", tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))):
@@ -303,7 +307,7 @@ import sys
 from pathlib import Path
 import pandas as pd
 from models import training
-training._WINDOW, training._LANE = 8, 32
+training._WINDOW = 8
 manifest = training.train([[pd.read_parquet(sys.argv[1])]], out=Path(sys.argv[2]), task="both", seed=1, epochs=3, units=8)
 print(manifest.metrics["model"]["pinball"])
 """
