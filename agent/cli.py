@@ -366,7 +366,7 @@ def check(config_path: Path | None) -> None:
 
 @commands.group()
 def evaluate() -> None:
-    """How good it is: forecasts on recorded transfers, the loop on simulated grids whose truth is known."""
+    """How good it is: the forecasts, and the whole loop."""
 
 
 @evaluate.command("loop")

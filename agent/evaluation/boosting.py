@@ -35,7 +35,8 @@ def boosting(train_rows: pd.DataFrame, rows: pd.DataFrame, counted: NDArray[np.b
 
 def log_duration(rows: pd.DataFrame) -> Table:
     """What the transfers took, log1p of seconds [n]."""
-    return np.log1p((rows["ended_at"] - rows["started_at"]).to_numpy(np.float64))
+    took: Table = np.log1p((rows["ended_at"] - rows["started_at"]).to_numpy(np.float64))
+    return took
 
 
 class CausalFeatures:
@@ -97,8 +98,8 @@ class Boosting:
         if not len(features):
             return np.empty((0, len(QUANTILES)))
         chosen = features[:, self._columns]
-        quantiles = np.stack([regressor.predict(chosen) for regressor in self._regressors], axis=1)
-        return np.maximum(np.sort(quantiles, axis=1), 0.0)
+        quantiles: Table = np.stack([regressor.predict(chosen) for regressor in self._regressors], axis=1)
+        return np.sort(quantiles, axis=1).clip(min=0.0)
 
 
 def _name_blocks() -> list[slice]:

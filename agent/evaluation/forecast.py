@@ -217,8 +217,9 @@ class _Words:
         codes = [self._codes.setdefault(str(word), len(self._codes)) for word in unique]
         self._parts.append(np.array(codes, dtype=np.int32)[places])
 
-    def categories(self) -> pd.Categorical:
-        return pd.Categorical.from_codes(np.concatenate(self._parts).tolist(), categories=list(self._codes))
+    def categories(self) -> pd.Categorical[str]:
+        codes: list[int] = np.concatenate(self._parts).tolist()
+        return pd.Categorical.from_codes(codes, categories=pd.Index(list(self._codes), dtype="str"))
 
 
 def table(found: Mapping[str, Any]) -> str:

@@ -6,11 +6,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import LogNorm
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -38,7 +41,7 @@ _WORDS = {
     "constant": "constant",
 }
 _MARKS = {"model": "o", "boosting": "s", "link_median": "^", "windowed": "D", "constant": "x"}
-_STYLE = {
+_STYLE: dict[Any, Any] = {  # matplotlib types its names
     "text.parse_math": False,  # a $ in a name is a $
     "font.size": 11.0,
     "axes.titlesize": 13.0,
@@ -57,7 +60,7 @@ _SECONDS = (0.0, 1.0, 3.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 10_80
 _FACTORS = (1 / 30, 1 / 10, 1 / 3, 1 / 2, 1.0, 2.0, 3.0, 10.0, 30.0)
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _MOST_NAMED = 15
-_LONGEST_NAME = 44
+_LONGEST_NAME = 60
 _FEWEST_IN_A_BIN = 5
 
 
@@ -89,23 +92,32 @@ def _predicted_against_actual(actual: Table, quantiles: Quantiles) -> Figure:
     model, *others = quantiles
     best = min(others, key=lambda name: float(np.abs(quantiles[name][:, 2] - actual).mean()), default=model)
     shown = list(dict.fromkeys((model, best)))
-    figure = Figure(figsize=(6.2 * len(shown) + 0.8, 6.2), layout="constrained")
+    figure = Figure(figsize=(5.6 * len(shown) + 1.4, 6.4), layout="constrained")
     panels = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0]
     top = max(float(actual.max()), *(float(quantiles[name][:, 2].max()) for name in shown)) * 1.03 + 0.1
-    for panel, name in zip(panels, shown, strict=True):
-        _density(panel, quantiles[name], actual, top)
+    drawn = [_density(panel, quantiles[name], actual, top) for panel, name in zip(panels, shown, strict=True)]
+    norm = LogNorm(0.7, max(2.0, *(float(np.max(np.asarray(cells.get_array()))) for cells in drawn)))
+    for panel, name, cells in zip(panels, shown, drawn, strict=True):
+        cells.set_norm(norm)
         _seconds_axis(panel, "x", top)
         _seconds_axis(panel, "y", top)
-        panel.set_title(f"{_word(name)}: mean error {np.abs(quantiles[name][:, 2] - actual).mean():.3f} in log(1 + s)")
+        panel.set_title(f"{_word(name)[0].upper()}{_word(name)[1:]}")
+        error = np.abs(quantiles[name][:, 2] - actual).mean()
+        panel.text(0.98, 0.03, f"mean error in log(1 + s): {error:.3f}", transform=panel.transAxes, ha="right")
         panel.set_xlabel("predicted median of the duration")
         panel.set_aspect("equal")
     panels[0].set_ylabel("actual duration")
     panels[0].legend(loc="upper left")
-    figure.suptitle(f"Predicted against actual, {len(actual):,} transfers", x=0.01, ha="left")
+    bar = figure.colorbar(
+        drawn[0], ax=list(panels), label=f"transfers in a cell, of {len(actual):,}", shrink=0.8, pad=0.02
+    )
+    bar.ax.yaxis.set_major_locator(FixedLocator([1, 10, 100, 1000, 10_000, 100_000]))
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     return figure
 
 
-def _density(panel: Axes, quantiles: Table, actual: Table, top: float) -> None:
+def _density(panel: Axes, quantiles: Table, actual: Table, top: float) -> PolyCollection:
     # Fewer transfers make coarser cells: a cloud of single ones says little.
     cells = int(np.clip(len(actual) ** 0.4 * 2, 12, 80))
     drawn = panel.hexbin(
@@ -114,12 +126,9 @@ def _density(panel: Axes, quantiles: Table, actual: Table, top: float) -> None:
         gridsize=cells,
         extent=(0, top, 0, top),
         mincnt=1,
-        bins="log",
         cmap="Blues",
         linewidths=0.1,
     )
-    drawn.set_clim(0.5, None)
-    panel.figure.colorbar(drawn, ax=panel, label="transfers in a cell", shrink=0.75)
     panel.plot([0, top], [0, top], color="#222222", linewidth=1.2, label="as predicted")
     order = np.argsort(quantiles[:, 2], kind="stable")
     parts = np.array_split(order, int(np.clip(len(order) // 20, 1, 25)))
@@ -129,6 +138,7 @@ def _density(panel: Axes, quantiles: Table, actual: Table, top: float) -> None:
         panel.plot(middle, high, color="#D55E00", linewidth=1.3, linestyle="--")
     panel.set_xlim(0, top)
     panel.set_ylim(0, top)
+    return drawn
 
 
 def _errors(errors: Mapping[str, Table]) -> Figure:
@@ -136,7 +146,7 @@ def _errors(errors: Mapping[str, Table]) -> Figure:
     panel = figure.subplots()
     reach = np.log(40.0)
     edges = np.linspace(-reach, reach, int(np.clip(2 * len(next(iter(errors.values()))) ** 0.5, 16, 90)) + 1)
-    for name, error in reversed(errors.items()):
+    for name, error in reversed(list(errors.items())):
         density, _ = np.histogram(np.clip(error, -reach, reach), bins=edges)
         share = 100 * density / len(error)
         colour, main = _colour(name), name == next(iter(errors))
@@ -148,7 +158,7 @@ def _errors(errors: Mapping[str, Table]) -> Figure:
     panel.xaxis.set_major_locator(FixedLocator(np.log(_FACTORS).tolist()))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _factor(np.exp(value))))
     panel.set_xlabel("predicted / actual, of 1 + seconds (the outermost bars hold what is beyond)")
-    panel.set_ylabel("share of transfers, % of each bar's width")
+    panel.set_ylabel("transfers in each bar, %")
     panel.set_title("Errors: left too short, right too long")
     handles, labels = panel.get_legend_handles_labels()
     panel.legend(handles[::-1], labels[::-1], loc="upper left")
@@ -196,7 +206,8 @@ def _calibration(actual: Table, quantiles: Quantiles) -> Figure:
         )
     pit.axhline(1, color="#222222", linewidth=1.2)
     pit.set_xlim(0, 1)
-    pit.set_xticks([0, *QUANTILES, 1])
+    pit.set_xticks(QUANTILES)
+    pit.margins(y=0.08)
     pit.set_xlabel("where the outcome fell in the forecast distribution (0 very fast, 1 very slow)")
     pit.set_ylabel("transfers, relative to perfect calibration (1)")
     pit.set_title("Calibration of the model (PIT)")
@@ -219,7 +230,7 @@ def _error_by_size(sizes: Table, errors: Mapping[str, Table]) -> Figure:
     place = np.clip(np.digitize(exponent, edges) - 1, 0, len(edges) - 1)
     counts = np.bincount(place, minlength=len(edges))
     middles = edges + 0.25
-    for name, error in reversed(errors.items()):
+    for name, error in reversed(list(errors.items())):
         mean = np.bincount(place, np.abs(error), minlength=len(edges)) / np.maximum(counts, 1)
         shown = counts >= min(_FEWEST_IN_A_BIN, counts.max())
         panel.plot(middles[shown], mean[shown], **_line(name, main=name == next(iter(errors))))
@@ -227,8 +238,7 @@ def _error_by_size(sizes: Table, errors: Mapping[str, Table]) -> Figure:
     panel.set_ylabel("mean error in log(1 + s)")
     panel.set_title("Error by size")
     handles, labels = panel.get_legend_handles_labels()
-    panel.legend(handles[::-1], labels[::-1], ncols=len(labels), loc="upper center", bbox_to_anchor=(0.5, 1.0))
-    panel.margins(y=0.18)
+    figure.legend(handles[::-1], labels[::-1], ncols=len(labels), loc="outside lower center")
     below.bar(middles, counts, 0.46, color="#B9C6D3")
     below.set_ylabel("transfers")
     below.xaxis.set_major_locator(FixedLocator(np.arange(np.floor(edges[0]), edges[-1] + 2).tolist()))
@@ -248,7 +258,7 @@ def _error_by_name(names: pd.Series[str], errors: Mapping[str, Table], what: str
     means = {name: np.array([np.abs(error[rows]).mean() for rows in chosen]) for name, error in errors.items()}
     span = np.stack(list(means.values()))
     panel.hlines(places, span.min(axis=0), span.max(axis=0), color="#D8D8D8", linewidth=2, zorder=1)
-    for name, mean in reversed(means.items()):
+    for name, mean in reversed(list(means.items())):
         main = name == next(iter(errors))
         panel.scatter(
             mean,
@@ -286,7 +296,7 @@ def _coverage_over_time(ended_at: Table, actual: Table, quantiles: Quantiles) ->
     spread = 100 * 1.96 * np.sqrt(0.9 * 0.1 / each)
     panel.axhspan(90 - spread, min(90 + spread, 100), color="#F1E9D2", zorder=0, label="90 %, give or take chance")
     panel.axhline(90, color="#222222", linewidth=1)
-    for name, table in reversed(quantiles.items()):
+    for name, table in reversed(list(quantiles.items())):
         inside = (table[:, 0] <= actual) & (actual <= table[:, 4])
         line = _line(name, main=name == next(iter(quantiles)))
         panel.plot(when, [100 * inside[part].mean() for part in parts], **line)
@@ -296,9 +306,9 @@ def _coverage_over_time(ended_at: Table, actual: Table, quantiles: Quantiles) ->
     panel.set_title(f"Coverage over time, {len(parts)} stretches of about {each:,} transfers")
     below.set_ylim(bottom=0)
     below.set_ylabel("mean error in log(1 + s)")
-    locator = AutoDateLocator(tz=UTC)
+    locator = AutoDateLocator(tz=UTC)  # type: ignore[no-untyped-call]  # matplotlib types a part of itself
     below.xaxis.set_major_locator(locator)
-    below.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))
+    below.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))  # type: ignore[no-untyped-call]
     below.set_xlabel("end of the transfers, UTC")
     handles, labels = panel.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], ncols=len(labels), loc="outside lower center")

@@ -1,7 +1,7 @@
 """The first design of all, as a rival: an LSTM over windows of 100 consecutive events of all links together.
 
 Nine inputs of each event: seven names as whole numbers, given by encoders that know the training data alone, its size and its
-delay in the queue. What earlier transfers took is not among them. The target is the last event's duration in raw seconds,
+delay in the queue, all standardised. What earlier transfers took is not among them. The target is the last event's duration in raw seconds,
 with squared error. Three things differ: its LSTM is one of 64 units instead of three of 512, which would take
 days here; names that training never saw share one more number, where the first design broke; and since it says one
 number only, its quantiles are that number moved by its own errors on the last part of the training data.
@@ -9,6 +9,7 @@ number only, its quantiles are that number moved by its own errors on the last p
 
 from __future__ import annotations
 
+import os
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,37 +30,40 @@ MOST = 1_000_000  # the newest of them
 LATE = 0.2  # the last part in time, which says when to stop, and what the errors are
 
 _NAMES = ("activity", "protocol", "source", "destination", "source_type", "destination_type", "fts")
-_EPOCHS = 20
-_PATIENCE = 4
+_FAR = 20.0  # standard deviations that an input may lie off
+_EPOCHS = 40
+_PATIENCE = 5
 _WINDOWS = 20_000  # drawn for an epoch
 _LATE_WINDOWS = 5_000
-_BATCH = 256
+_BATCH = 256  # the largest: few windows make smaller ones, so that there are enough steps
 _AT_ONCE = 1024
 
 
 class Encoder:
-    """An event's nine inputs, each between 0 and 1 on the training data; frozen."""
+    """An event's nine inputs, standardised on the training data; frozen."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self._codes = {name: Codes() for name in _NAMES}
         for name, codes in self._codes.items():
             codes.learn(rows[name])
-        sizes = _sizes(rows)
-        self._low, high = sizes.min(axis=0), sizes.max(axis=0)
-        self._span = np.maximum(high - self._low, 1e-9)
+        inputs = self._inputs(rows)
+        self._mean = inputs.mean(axis=0)
+        self._scale = np.where(inputs.std(axis=0) > 0, inputs.std(axis=0), 1.0)
 
     def encode(self, rows: pd.DataFrame) -> Inputs:
-        """Inputs of events [n, 9]; a name that was not learnt is 1."""
-        labels = [codes.find(rows[name]) / len(codes) for name, codes in self._codes.items()]
-        return np.column_stack([*labels, (_sizes(rows) - self._low) / self._span]).astype(np.float32)
+        """Inputs of events [n, 9]; all names that were not learnt share one number, the next of their column."""
+        apart: Table = (self._inputs(rows) - self._mean) / self._scale
+        return apart.clip(-_FAR, _FAR).astype(np.float32)
+
+    def _inputs(self, rows: pd.DataFrame) -> Table:
+        return np.column_stack([*(codes.find(rows[name]) for name, codes in self._codes.items()), _sizes(rows)])
 
 
 class Windowed:
     """The trained rival. Its memory are the last 99 events, whatever link they are of."""
 
     def __init__(self, encoder: Encoder, net: Keras, scale: float, errors: Table) -> None:
-        import tensorflow as tf  # noqa: PLC0415 - seven seconds, for this rival alone
-
+        tf = _tensorflow()
         self._encoder = encoder
         self._forward = tf.function(net, reduce_retracing=True)
         self._scale = scale
@@ -99,16 +103,22 @@ class Windowed:
         ends = np.arange(WINDOW - 1, len(inputs))
         parts = [self._forward(_windows(inputs, ends[i : i + _AT_ONCE])) for i in range(0, len(ends), _AT_ONCE)]
         said = np.concatenate([np.empty(0), *(np.asarray(part, dtype=np.float64)[:, 0] for part in parts)])
-        middle = np.log1p(np.maximum(said * self._scale, 0.0))[:, None]
+        middle: Table = np.log1p(np.maximum(said * self._scale, 0.0))[:, None]
         below, above = np.minimum(self._errors[:2], 0.0), np.maximum(self._errors[3:], 0.0)
-        return np.maximum(np.concatenate([middle + below, middle, middle + above], axis=1), 0.0)
+        quantiles: Table = np.concatenate([middle + below, middle, middle + above], axis=1)
+        return quantiles.clip(min=0.0)
+
+
+def _tensorflow() -> Keras:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of what machine this is nobody asked
+    import tensorflow as tf  # noqa: PLC0415 - seven seconds, for this rival alone
+
+    return tf
 
 
 def _trained(inputs: Inputs, target: Inputs, first_late: int, *, seed: int, epochs: int) -> Keras:
     """Train on windows that end before `first_late`, until those that end after it are forecast no better."""
-    import tensorflow as tf  # noqa: PLC0415 - seven seconds, for this rival alone
-
-    keras = tf.keras
+    keras = _tensorflow().keras
     keras.utils.set_random_seed(seed % 2**32)
     net = keras.Sequential([keras.Input((WINDOW, inputs.shape[1])), keras.layers.LSTM(UNITS), keras.layers.Dense(1)])
     net.compile(optimizer=keras.optimizers.Adam(1e-3, clipnorm=1.0), loss="mse")
@@ -118,7 +128,8 @@ def _trained(inputs: Inputs, target: Inputs, first_late: int, *, seed: int, epoc
     best, best_epoch, weights = np.inf, 0, net.get_weights()
     for epoch in range(epochs):
         ends = draw.permutation(np.arange(WINDOW - 1, first_late))[:_WINDOWS]
-        net.fit(_windows(inputs, ends), target[ends], batch_size=_BATCH, epochs=1, verbose=0)
+        batch = int(np.clip(len(ends) // 64, 16, _BATCH))
+        net.fit(_windows(inputs, ends), target[ends], batch_size=batch, epochs=1, verbose=0)
         loss = float(net.evaluate(late_inputs, late_target, batch_size=_AT_ONCE, verbose=0))
         if loss < best:
             best, best_epoch, weights = loss, epoch, net.get_weights()
@@ -130,14 +141,16 @@ def _trained(inputs: Inputs, target: Inputs, first_late: int, *, seed: int, epoc
 
 def _windows(inputs: Inputs, ends: NDArray[np.int64]) -> Inputs:
     """The windows that end with those events, [n, WINDOW, 9]."""
-    return inputs[ends[:, None] + np.arange(1 - WINDOW, 1)]
+    chosen: Inputs = inputs[ends[:, None] + np.arange(1 - WINDOW, 1)]
+    return chosen
 
 
 def _sizes(rows: pd.DataFrame) -> Table:
     sizes = np.stack(
         [rows["bytes"].to_numpy(np.float64), (rows["started_at"] - rows["submitted_at"]).to_numpy()], axis=1
     )
-    return np.nan_to_num(np.maximum(sizes, 0.0), nan=0.0)
+    known: Table = np.nan_to_num(np.maximum(sizes, 0.0), nan=0.0)
+    return known
 
 
 def _seconds(rows: pd.DataFrame) -> Table:
