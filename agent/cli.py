@@ -466,13 +466,14 @@ def evaluate_forecast(
     import json
 
     from agent import telemetry
-    from agent.evaluation.forecast import evaluate, table
     from agent.replay import check_output
 
     telemetry.configure("error", "text")  # a file that cannot be read is said once, as the error that it is
     for out in (predictions, report):
         if out is not None:
             check_output(out, (*data, *history, *taught, *measurements))
+    from agent.evaluation.forecast import evaluate, table
+
     found = evaluate(
         data,
         history=history,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -80,7 +82,7 @@ def rows(transfers, tmp_path_factory):
 @pytest.fixture
 def quick(monkeypatch):
     """Rivals that learn little, in little time."""
-    monkeypatch.setattr("agent.evaluation.boosting._MOST_TREES", 40)
+    monkeypatch.setattr("agent.evaluation.boosting._MOST_TREES", 25)
     monkeypatch.setattr("agent.evaluation.windowed._EPOCHS", 1)
     monkeypatch.setattr("agent.evaluation.windowed._WINDOWS", 512)
 
@@ -257,6 +259,14 @@ def test_the_windowed_rival_takes_any_name_and_any_cut(rows, quick):
     parts += [rival.score(strange[150:])]
     np.testing.assert_allclose(np.concatenate(parts), np.delete(whole, np.s_[130:150], axis=0), rtol=1e-4)
     assert (np.diff(whole, axis=1) >= 0).all()
+
+
+def test_tensorflow_and_matplotlib_are_imported_by_what_needs_them_alone():
+    code = (
+        "import sys, agent.evaluation.forecast, agent.evaluation.windowed;"
+        "sys.exit(bool({'tensorflow', 'matplotlib'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_gains_by_hand():

@@ -1,8 +1,8 @@
 """The first design of all, as a rival: an LSTM over windows of 100 consecutive events of all links together.
 
 Nine inputs of each event: seven names as whole numbers, given by encoders that know the training data alone, its size and its
-delay in the queue, all standardised. What earlier transfers took is not among them. The target is the last event's duration in raw seconds,
-with squared error. Three things differ: its LSTM is one of 64 units instead of three of 512, which would take
+delay in the queue, all standardised. What earlier transfers took is not among them. The target is the last event's
+duration in raw seconds, with squared error. Three things differ: its LSTM is one of 64 units instead of three of 512, which would take
 days here; names that training never saw share one more number, where the first design broke; and since it says one
 number only, its quantiles are that number moved by its own errors on the last part of the training data.
 """
@@ -71,14 +71,14 @@ class Windowed:
         self.reset()
 
     @classmethod
-    def learnt(cls, rows: pd.DataFrame, *, seed: int, epochs: int = _EPOCHS) -> Windowed:
+    def learnt(cls, rows: pd.DataFrame, *, seed: int) -> Windowed:
         """Learn from finished transfers in the order in which they ended."""
         encoder = Encoder(rows)
         inputs = encoder.encode(rows)
         seconds = _seconds(rows)
         first_late = round(len(rows) * (1 - LATE))
         scale = float(max(seconds[:first_late].std(), 1.0))
-        net = _trained(inputs, (seconds / scale).astype(np.float32), first_late, seed=seed, epochs=epochs)
+        net = _trained(inputs, (seconds / scale).astype(np.float32), first_late, seed=seed)
         learnt = cls(encoder, net, scale, np.zeros(len(QUANTILES)))
         learnt.absorb(rows.iloc[:first_late])
         late = rows.iloc[first_late:].tail(_LATE_WINDOWS)
@@ -116,7 +116,7 @@ def _tensorflow() -> Keras:
     return tf
 
 
-def _trained(inputs: Inputs, target: Inputs, first_late: int, *, seed: int, epochs: int) -> Keras:
+def _trained(inputs: Inputs, target: Inputs, first_late: int, *, seed: int) -> Keras:
     """Train on windows that end before `first_late`, until those that end after it are forecast no better."""
     keras = _tensorflow().keras
     keras.utils.set_random_seed(seed % 2**32)
@@ -126,7 +126,7 @@ def _trained(inputs: Inputs, target: Inputs, first_late: int, *, seed: int, epoc
     late = draw.permutation(np.arange(first_late, len(inputs)))[:_LATE_WINDOWS]
     late_inputs, late_target = _windows(inputs, late), target[late]
     best, best_epoch, weights = np.inf, 0, net.get_weights()
-    for epoch in range(epochs):
+    for epoch in range(_EPOCHS):
         ends = draw.permutation(np.arange(WINDOW - 1, first_late))[:_WINDOWS]
         batch = int(np.clip(len(ends) // 64, 16, _BATCH))
         net.fit(_windows(inputs, ends), target[ends], batch_size=batch, epochs=1, verbose=0)
