@@ -397,7 +397,7 @@ def check(config_path: Path | None) -> None:
 
 @commands.group()
 def evaluate() -> None:
-    """How good it is, on simulated grids whose truth is known."""
+    """How good it is: the forecasts, and the whole loop."""
 
 
 @evaluate.command("loop")
@@ -453,6 +453,71 @@ def evaluate_loop(
     if report is not None:
         report.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     click.echo(results.table(found))
+
+
+@evaluate.command("forecast")
+@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--history", multiple=True, type=click.Path(path_type=Path), help="Earlier events, played first and not counted."
+)
+@click.option(
+    "--train", "taught", multiple=True, type=click.Path(path_type=Path), help="Events that the rivals learn from."
+)
+@click.option(
+    "--model", type=click.Path(path_type=Path, file_okay=False), help="A trained forecaster; else the shipped one."
+)
+@click.option("--predictions", type=click.Path(path_type=Path, dir_okay=False), help="Write each forecast to this CSV.")
+@click.option(
+    "--measurements", multiple=True, type=click.Path(path_type=Path), help="perfSONAR readings that go with them."
+)
+@click.option(
+    "--site-map", type=click.Path(path_type=Path, dir_okay=False), help="perfSONAR's sites and those of RSEs."
+)
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the results to this file as JSON."
+)
+@click.option("--plots", type=click.Path(path_type=Path), help="Draw the results into this directory.")
+def evaluate_forecast(
+    data: tuple[Path, ...],
+    history: tuple[Path, ...],
+    taught: tuple[Path, ...],
+    model: Path | None,
+    predictions: Path | None,
+    measurements: tuple[Path, ...],
+    site_map: Path | None,
+    report: Path | None,
+    plots: Path | None,
+) -> None:
+    """Judge a forecaster on recorded transfers.
+
+    DATA are files of transfer events as `gridmedic replay` takes them. The model is compared with two baselines, and with two rivals
+    that learn from --train: gradient boosting on the same features, and the first design's LSTM. --history and --train take
+    several files by being given several times.
+    """
+    import json
+
+    from agent import telemetry
+    from agent.replay import check_output
+
+    telemetry.configure("error", "text")  # a file that cannot be read is said once, as the error that it is
+    for out in (predictions, report):
+        if out is not None:
+            check_output(out, (*data, *history, *taught, *measurements))
+    from agent.evaluation.forecast import evaluate, table
+
+    found = evaluate(
+        data,
+        history=history,
+        train=taught,
+        measurements=measurements,
+        site_map=site_map,
+        model=model,
+        predictions=predictions,
+        plots=plots,
+    )
+    if report is not None:
+        report.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    click.echo(table(found))
 
 
 def _realism(directory: Path, *, seed: int, report: Path | None) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
-import math
 import os
 import tempfile
 import time
@@ -15,19 +13,15 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent.assembly import recorded
 from agent.daemon import wall_clock
 from agent.desk.text import clean
+from agent.forecasts import Forecasts, measures_table
 from agent.loop import Agent, Pass
 from agent.watch import QUANTILE_COLUMNS
 from models.domain import ConfigError, Incident, SourceError
-from models.metrics import Baselines, forecast_metrics
-
-Table = NDArray[np.float64]
-
-SECONDS_OF = ("median_s", "q05_s", "q95_s")
+from models.metrics import Baselines
 
 
 class _Tally:
@@ -37,11 +31,7 @@ class _Tally:
         self.read = self.scored = self.used = self.flagged = self.repeated = 0
         self.refused: Counter[str] = Counter()
         self._baselines = Baselines()
-        self._seconds: list[Table] = []
-        self._forecasts: dict[str, list[Table]] = {"model": [], "constant": [], "link_median": []}
-        self._writer = csv.writer(predictions) if predictions else None
-        if self._writer:
-            self._writer.writerow(("request-id", *SECONDS_OF))
+        self.forecasts = Forecasts(("model", "constant", "link_median"), predictions)
 
     def add(self, done: Pass) -> None:
         self.read += done.read
@@ -53,29 +43,8 @@ class _Tally:
             return
         scored = done.observed[done.observed["q50"].notna()]
         self.flagged += int(scored["flagged"].sum())
-        self._seconds.append((scored["ended_at"] - scored["started_at"]).to_numpy(np.float64))
-        self._forecasts["model"].append(scored[list(QUANTILE_COLUMNS)].to_numpy(np.float64))
-        for name, quantiles in self._baselines.score(scored).items():
-            self._forecasts[name].append(quantiles)
-        if self._writer:
-            seconds = np.expm1(scored[["q50", "q05", "q95"]].to_numpy(np.float64))
-            self._writer.writerows(
-                (request, *(f"{value:.9g}" for value in row))
-                for request, row in zip(scored["request_id"], seconds, strict=True)
-            )
-
-    def forecast(self) -> dict[str, dict[str, float | None]]:
-        """Errors of the model and of the baselines on the same transfers; None for what cannot be said."""
-        seconds = np.concatenate([np.empty(0), *self._seconds])
-        nothing = np.empty((0, len(QUANTILE_COLUMNS)))
-        return {
-            name: _sayable(forecast_metrics(seconds, np.concatenate([nothing, *parts])))
-            for name, parts in self._forecasts.items()
-        }
-
-
-def _sayable(measures: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in measures.items()}
+        model = scored[list(QUANTILE_COLUMNS)].to_numpy(np.float64)
+        self.forecasts.add(scored, {"model": model, **self._baselines.score(scored)})
 
 
 def replay(
@@ -140,7 +109,7 @@ def _result(tally: _Tally, incidents: Sequence[Incident], seconds: float) -> dic
         "events_per_second": round(tally.read / max(seconds, 1e-9), 1),
         "flagged_share": tally.flagged / tally.scored if tally.scored else None,
         "incidents": [_incident(incident) for incident in sorted(incidents, key=lambda i: (i.opened_at, i.id))],
-        "forecast": tally.forecast(),
+        "forecast": tally.forecasts.measures(),
     }
 
 
@@ -165,10 +134,7 @@ def table(result: Mapping[str, Any]) -> str:
     ]
     if events["scored"]:
         lines += [f"flagged    {result['flagged_share']:.2%} of the scored", ""]
-        lines.append(f"{'forecast':<12}" + "".join(f"{name:>13}" for name in result["forecast"]["model"]))
-        for name, values in result["forecast"].items():
-            numbers = (f"{value:>13}" if isinstance(value, int) else f"{value:>13.4g}" for value in values.values())
-            lines.append(f"{name:<12}" + "".join(numbers))
+        lines += measures_table(result["forecast"])
     lines += ["", f"incidents  {len(result['incidents'])}"]
     for incident in result["incidents"]:
         closed = incident["closed_at"] or "still open"

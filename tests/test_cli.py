@@ -90,7 +90,9 @@ def ended(process, number, *, within_s=8):
 def test_every_command_stands_in_the_readme():
     shown = set(
         re.findall(
-            r"^ {4}\.venv/bin/gridmedic ([a-z]+(?: check| loop)?)", (ROOT / "README.md").read_text(), re.MULTILINE
+            r"^ {4}\.venv/bin/gridmedic ([a-z]+(?: check| loop| forecast)?)",
+            (ROOT / "README.md").read_text(),
+            re.MULTILINE,
         )
     )
     assert shown == {" ".join(path) for path, _ in every_command()}
