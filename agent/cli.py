@@ -26,6 +26,32 @@ _CONFIG = click.option(
 _SEED = click.IntRange(0, 2**64 - 1)  # of a world; draws tell no more of them apart
 
 
+class _FilesCommand(click.Command):
+    """A command over files, whose options that may be given several times take all the files that follow them.
+
+    So `--history a.csv b.csv` reads as a shell's wildcard leaves it. That holds after the first argument alone: before it
+    nobody could tell which of the files are the command's own.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        single = {name for option in self.params for name in option.opts} - several
+        parsed: list[str] = []
+        option, values, own = "", 0, 0
+        for arg in args:
+            if arg.startswith("-"):
+                option, values = arg, 0
+            elif option in several and (values == 0 or own):
+                parsed += [option] * (values > 0)
+                values += 1
+            elif option in single and values == 0:
+                values += 1
+            else:
+                own += 1
+            parsed.append(arg)
+        return super().parse_args(ctx, parsed)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="gridmedic")
 def commands() -> None:
@@ -207,7 +233,7 @@ def resume(config_path: Path | None, by: str | None) -> None:
     click.echo(_pause(config_path, by, paused=False))
 
 
-@commands.command()
+@commands.command(cls=_FilesCommand)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--predictions", type=click.Path(path_type=Path, dir_okay=False), help="Write each forecast to this CSV.")
 @click.option(
@@ -234,25 +260,28 @@ def replay(
 ) -> None:
     """The same path over recorded events, acting on nothing.
 
-    FILES hold transfer events: .csv or .jsonl, also gzipped (.csv.gz, .jsonl.gz), or .parquet. They are read as fast as the
+    FILES hold transfer events: .csv or .jsonl, also gzipped (.csv.gz, .jsonl.gz), or .parquet; a directory stands for all such
+    files in it. They are read as fast as the
     machine allows, into a ledger that is thrown away; no configuration is needed.
     """
     import json
 
     from agent import replay as recorded
     from agent import telemetry
+    from agent.sources.files import files_of
 
     telemetry.configure("error", "text")  # a file that cannot be read is said once, as the error that it is
+    events, readings = files_of(files), files_of(measurements)
     for out in (predictions, report):
         if out is not None:
-            recorded.check_output(out, (*files, *measurements))
-    result = recorded.replay(files, measurements=measurements, site_map=site_map, model=model, predictions=predictions)
+            recorded.check_output(out, (*events, *readings))
+    result = recorded.replay(events, measurements=readings, site_map=site_map, model=model, predictions=predictions)
     if report is not None:
         report.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     click.echo(json.dumps(result, allow_nan=False) if as_json else recorded.table(result))
 
 
-@commands.command()
+@commands.command(cls=_FilesCommand)
 @click.argument("data", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--simulated-hours",
@@ -455,7 +484,7 @@ def evaluate_loop(
     click.echo(results.table(found))
 
 
-@evaluate.command("forecast")
+@evaluate.command("forecast", cls=_FilesCommand)
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--history", multiple=True, type=click.Path(path_type=Path), help="Earlier events, played first and not counted."
@@ -490,26 +519,27 @@ def evaluate_forecast(
 ) -> None:
     """Judge a forecaster on recorded transfers.
 
-    DATA are files of transfer events as `gridmedic replay` takes them. The model is compared with two baselines, and with two rivals
-    that learn from --train: gradient boosting on the same features, and the first design's LSTM. --history and --train take
-    several files by being given several times.
+    DATA are files or directories of transfer events as `gridmedic replay` takes them. The model is compared with two baselines, and with two rivals
+    that learn from --train: gradient boosting on the same features, and the first design's LSTM.
     """
     import json
 
     from agent import telemetry
     from agent.replay import check_output
+    from agent.sources.files import files_of
 
     telemetry.configure("error", "text")  # a file that cannot be read is said once, as the error that it is
+    counted, earlier, lessons, readings = map(files_of, (data, history, taught, measurements))
     for out in (predictions, report):
         if out is not None:
-            check_output(out, (*data, *history, *taught, *measurements))
+            check_output(out, (*counted, *earlier, *lessons, *readings))
     from agent.evaluation.forecast import evaluate, table
 
     found = evaluate(
-        data,
-        history=history,
-        train=taught,
-        measurements=measurements,
+        counted,
+        history=earlier,
+        train=lessons,
+        measurements=readings,
         site_map=site_map,
         model=model,
         predictions=predictions,

@@ -256,26 +256,28 @@ def _learnt(real: pd.DataFrame, simulation: pd.DataFrame, *, seed: int) -> dict[
     from sklearn.ensemble import HistGradientBoostingRegressor  # noqa: PLC0415 - slow to import
 
     draw = np.random.default_rng(seed + 1)
-    cuts = [lessons_of(finished_transfers(_whole(sample(simulation, draw)))) for _ in range(LESSONS)]
+    cuts = [lessons_of(_whole(sample(simulation, draw))) for _ in range(LESSONS)]
     booster = HistGradientBoostingRegressor(loss="absolute_error", random_state=0, min_samples_leaf=40)
-    booster.fit(np.concatenate([_inputs(cut) for cut in cuts]), np.concatenate([cut.log_duration for cut in cuts]))
-    rows = finished_transfers(_whole(real))
+    booster.fit(np.concatenate([_inputs(cut) for cut in cuts]), np.concatenate([cut["log_duration"] for cut in cuts]))
+    rows = _whole(real)
     known = lessons_of(rows)
     median = Baselines().score(rows)["link_median"][:, 2]
     return {
-        "real": float(np.abs(median - known.log_duration).mean()),
-        "simulated": float(np.abs(booster.predict(_inputs(known)) - known.log_duration).mean()),
+        "real": float(np.abs(median - known["log_duration"]).mean()),
+        "simulated": float(np.abs(booster.predict(_inputs(known)) - known["log_duration"]).mean()),
     }
 
 
 def _whole(transfers: pd.DataFrame) -> pd.DataFrame:
-    """Times in whole seconds, as they were recorded."""
+    """Times in whole seconds, as they were recorded; in the order in which transfers ended."""
     times = ["submitted_at", "started_at", "ended_at"]
-    return transfers.assign(**{name: np.floor(transfers[name]) for name in times})
+    rows = finished_transfers(transfers.assign(**{name: np.floor(transfers[name]) for name in times}))
+    return rows.sort_values("ended_at", kind="stable", ignore_index=True)
 
 
 def _inputs(known: Lessons) -> npt.NDArray[np.float32]:
-    return known.numbers[:, _LEARNT]
+    inputs: npt.NDArray[np.float32] = known["numbers"][:, _LEARNT]
+    return inputs
 
 
 def run(directory: Path, *, seed: int, report: Path | None, told: Progress) -> Mapping[str, Any]:

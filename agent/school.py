@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from agent.daemon import wall_clock
-from agent.sources import EVENTS, READINGS
-from agent.sources.files import FilesSource, files_of
-from agent.sources.recorded import RecordedEvents, RecordedReadings
-from models.events import FINISHED, event_keys
-from models.measurements import Paths, SiteMap
+from agent.sources.files import files_of
+from agent.sources.finished import Recording
+from models.events import FINISHED
+from models.measurements import Paths
 from models.training import train as train_on
 from simulator import scenario
 from simulator.world import World, run
@@ -44,7 +40,7 @@ def train(
     files, readings = files_of(data), files_of(measurements)
     streams: list[Iterator[pd.DataFrame]] = []
     if files:
-        streams.append(recorded(files, measurements=readings, site_map=site_map))
+        streams.append(Recording({"data": files}, measurements=readings, site_map=site_map).pages())
     streams += _simulated(hours=simulated_hours, seed=seed)
     task = _task(files, readings, site_map, simulated_hours, seed)
     manifest = train_on(streams, out=out, task=task, start=start, seed=seed)
@@ -53,30 +49,6 @@ def train(
         shown = ", ".join(f"{measure} {metrics[measure]:.4g}" for measure in ("mae_log1p", "median_ae_s", "coverage90"))
         lines.append(f"  {name:<12} {shown}")
     return "\n".join(lines)
-
-
-def recorded(
-    files: Sequence[Path], *, measurements: Sequence[Path] = (), site_map: Path | None = None
-) -> Iterator[pd.DataFrame]:
-    """Pages of finished transfers in the order in which they ended, each once, with what perfSONAR had measured."""
-    now = wall_clock()
-    paths = Paths(SiteMap.load(site_map) if site_map else SiteMap())
-    with closing(RecordedEvents(FilesSource(name="training", paths=files, decoder=EVENTS))) as events:
-        readings = FilesSource(name="measurements", paths=measurements, decoder=READINGS)
-        network = RecordedReadings(readings, events) if measurements else None
-        last = np.zeros(1, dtype=np.uint64)
-        while True:
-            if network is not None:
-                paths.absorb(network.poll(None, limit=PAGE, now=now).rows)
-            page = events.poll(None, limit=PAGE, now=now)
-            # Copies of a document stand side by side: they ended together.
-            keys = event_keys(page.rows)
-            known = np.concatenate([last, keys])
-            last = known[-1:]
-            fresh = (keys != known[:-1]) & page.rows["type"].isin(FINISHED).to_numpy()
-            yield paths.attach(page.rows[fresh].reset_index(drop=True))
-            if page.caught_up:
-                return
 
 
 def _task(files: Sequence[Path], readings: Sequence[Path], site_map: Path | None, hours: float, seed: int) -> str:

@@ -98,7 +98,7 @@ class Features:
         """Statistics of what the key's last completions took, as of each start; float32 [n, STATISTICS]."""
         at, history = coded.started_ms, self._history
         sight = timeline.before(codes, at)
-        return recollect(
+        table: Floats = recollect(
             sight.first,
             sight.stop,
             timeline.before(codes, np.maximum(at - LOAD_WINDOW_MS, 0)).stop,
@@ -109,6 +109,7 @@ class Features:
             at,
             coded.log_bytes,
         )
+        return table
 
 
 def outcomes(numbers: Floats, log_duration: Floats) -> Floats:

@@ -74,22 +74,24 @@ def laid(lessons: Lessons, weight: Floats, states: Floats, links: Ints, shape: S
     asked = asked[np.argsort(turn, kind="stable")]
     cuts = np.searchsorted(np.sort(turn), np.arange(length // window + 1))
     ends = starts + runs - 1
-    last = np.zeros(1, dtype=lessons.dtype)  # a row for where a lane has ended
-    lessons, table = np.concatenate([lessons, last]), states
-    grid, begins, brought = (array.reshape(lanes, length) for array in (grid, begins, brought))
+    told_by = np.concatenate([lessons, np.zeros(1, dtype=lessons.dtype)])  # the last row for where a lane has ended
+    in_lanes = {
+        name: array.reshape(lanes, length) for name, array in (("rows", grid), ("begins", begins), ("brought", brought))
+    }
     for i in range(length // window):
         steps, part = slice(i * window, (i + 1) * window), asked[cuts[i] : cuts[i + 1]]
         closing = ends[ends % length // window == i]
         elsewhere = ~stepped[part]
-        needed = np.unique(np.concatenate([[0], brought[:, steps].ravel(), carried[part][elsewhere]]))
+        there = {name: array[:, steps] for name, array in in_lanes.items()}
+        needed = np.unique(np.concatenate([[0], there["brought"].ravel(), carried[part][elsewhere]]))
         rows = order[part]
         told = lessons[rows]
         yield Window(
             feed={
-                "outcomes": lessons["outcomes"][grid[:, steps]],
-                "begins": begins[:, steps],
-                "brought": np.searchsorted(needed, brought[:, steps]).astype(np.int32),
-                "carried": table[needed],
+                "outcomes": told_by["outcomes"][there["rows"]],
+                "begins": there["begins"],
+                "brought": np.searchsorted(needed, there["brought"]).astype(np.int32),
+                "carried": states[needed],
                 "numbers": told["numbers"],
                 "names": told["names"],
                 "log_duration": told["log_duration"],
@@ -100,6 +102,6 @@ def laid(lessons: Lessons, weight: Floats, states: Floats, links: Ints, shape: S
                 "ends": (closing // length * window + closing % length % window).astype(np.int32),
             },
             transfers=rows,
-            completions=int((grid[:, steps] >= 0).sum()),
+            completions=int((there["rows"] >= 0).sum()),
             ended=link[closing],
         )

@@ -241,13 +241,15 @@ class Trainer:
         return memory, {int(number): state.numpy() for number, state in zip(numbers, states, strict=True)}
 
     def _per_replica(self, feeds: Sequence[Any]) -> Any:  # noqa: ANN401 - as above
-        return self._strategy.experimental_distribute_values_from_function(
+        values: Any = self._strategy.experimental_distribute_values_from_function(
             lambda replica: tf.nest.map_structure(tf.constant, feeds[replica.replica_id_in_sync_group])
         )
+        return values
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # TensorFlow has no types
     def _step_together(self, feed: Tensor, memory: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
-        return self._strategy.run(self._step, args=(feed, memory, turn))
+        done: tuple[Tensor, Tensor] = self._strategy.run(self._step, args=(feed, memory, turn))
+        return done
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # as above
     def _step(self, feed: Tensor, memory: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
@@ -313,7 +315,8 @@ def _last(hiddens: Tensor, cells: Tensor, ends: Tensor) -> Tensor:
 def _stream_weights(book: Book) -> Floats:
     """What a transfer of each stream weighs, 1 on average: less in a long one, so that it does not drown a short one."""
     rows = np.array([stream.rows for stream in book.streams], dtype=np.float64)
-    return (rows**-0.5 * rows.sum() / np.sqrt(rows).sum()).astype(np.float32)
+    weights: Floats = (rows**-0.5 * rows.sum() / np.sqrt(rows).sum()).astype(np.float32)
+    return weights
 
 
 def _scales(book: Book) -> dict[str, Floats]:

@@ -209,9 +209,10 @@ def test_training_that_was_broken_off_goes_on_as_if_it_had_not(
         done.append(1)
         blocks(self, *args, **options)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training.Trainer, "_block", broken)
+    monkeypatch.setattr(training.Trainer, "_block", broken)
+    with pytest.raises(KeyboardInterrupt):
         training.train([[rows]], out=tmp_path / "broken", task="t", seed=5, epochs=3, units=8)
+    monkeypatch.setattr(training.Trainer, "_block", blocks)
     # Nothing is read again: neither what was prepared nor what was learnt is lost.
     again = training.train([], out=tmp_path / "broken", task="t", seed=5, epochs=3, units=8)
     assert again.epochs == whole.epochs

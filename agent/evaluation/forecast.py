@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from agent.evaluation import boosting, windowed
 from agent.evaluation.boosting import Boosting, CausalFeatures, log_duration
 from agent.evaluation.gain import gains
-from agent.evaluation.recordings import Recording, check_parts
 from agent.evaluation.windowed import Windowed
 from agent.forecasts import Forecasts, measures_table
+from agent.sources.finished import Recording, check_parts
 from models.domain import ConfigError
 from models.forecaster import Forecaster
 from models.history import RETAINED, retained

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from agent.daemon import wall_clock
 from agent.desk.text import clean
-from agent.intake import SeenKeys
 from agent.sources import EVENTS, READINGS
 from agent.sources.files import FilesSource
 from agent.sources.recorded import RecordedEvents, RecordedReadings
@@ -46,7 +45,7 @@ class Account:
 class Recording:
     """Finished transfers of several parts, each of some files, in the order in which they ended and each once.
 
-    A replay of all the files together sees the same transfers in the same order. A transfer's part is in its column `part`.
+    A replay of all the files together sees the same transfers in the same order, unless copies of a document differ in time. A transfer's part is in its column `part`.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class Recording:
         """
         now = wall_clock()
         paths = Paths(SiteMap.load(self._site_map) if self._site_map else SiteMap())
-        seen = SeenKeys(np.empty(0, dtype=np.uint64))
+        last = np.zeros(1, dtype=np.uint64)
         with closing(RecordedEvents(_Parts(self._parts, self.accounts))) as events:
             readings = FilesSource(name="measurements", paths=self._measurements, decoder=READINGS)
             network = RecordedReadings(readings, events) if self._measurements else None
@@ -74,14 +73,14 @@ class Recording:
                     paths.absorb(network.poll(None, limit=PAGE, now=now).rows)
                 page = events.poll(None, limit=PAGE, now=now)
                 caught_up = page.caught_up
-                finished = self._accounted(page.rows, seen)
+                keys = np.concatenate([last, event_keys(page.rows)])
+                last = keys[-1:]
+                # Copies of a document stand side by side: they are of one moment.
+                finished = self._accounted(page.rows, keys[1:] != keys[:-1])
                 if len(finished):
                     yield paths.attach(finished.assign(failed=False))
 
-    def _accounted(self, rows: pd.DataFrame, seen: SeenKeys) -> pd.DataFrame:
-        keys = event_keys(rows)
-        new = seen.unseen(keys)
-        seen.add(keys[new])
+    def _accounted(self, rows: pd.DataFrame, new: NDArray[np.bool_]) -> pd.DataFrame:
         finished = new & rows["type"].isin(FINISHED).to_numpy()
         for name, account in self.accounts.items():
             own = (rows["part"] == name).to_numpy()
