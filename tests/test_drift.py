@@ -58,7 +58,7 @@ def test_no_alarm_while_forecasts_fit(watching, hourly):
 @pytest.mark.parametrize(
     ("change", "within", "what"),
     [
-        ({"slower": 2.0}, 4_000, "intervals too narrow and error too large"),
+        ({"slower": 2.0}, 4_000, "intervals too narrow"),
         ({"slower": 1.6}, 4_000, "intervals too narrow"),
         ({"spread": 2 * SPREAD}, 4_000, "intervals too narrow"),
         ({"spread": 0.4 * SPREAD}, 5_000, "intervals too wide"),
@@ -72,6 +72,13 @@ def test_an_alarm_soon_after_a_change(watching, change, within, what):
     assert drift.alarm is not None
     assert what in drift.alarm.what
     assert drift.alarm.transfers <= within
+
+
+def test_a_loss_far_above_the_one_held_out_is_an_alarm_whatever_the_coverage():
+    drift = Drift(held_out=held_out() / 2)
+    drift.absorb(transfers(5_000))
+    assert drift.alarm.what == "error too large"
+    assert drift.alarm.pinball == pytest.approx(2 * drift.alarm.pinball_held_out, rel=0.1)
 
 
 def test_an_alarm_is_one_until_all_is_well_again(watching):
