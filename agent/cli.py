@@ -291,13 +291,12 @@ def retrain(config_path: Path | None, at: datetime | None, *, attached: bool) ->
     stays unless the challenger is better on transfers that it has not seen.
     """
     from agent import challenge, telemetry
-    from agent.service import clock_of
 
     if attached:
         challenge.attach()
     loaded = _load(config_path)
     telemetry.configure("warning", "text")
-    verdict = challenge.retrain(loaded, at=at or clock_of(loaded)())
+    verdict = challenge.retrain(loaded, at=at or _now(loaded))
     click.echo(f"{f'promoted {verdict.version}' if verdict.version else verdict.what}: {verdict.why}")
 
 
@@ -328,10 +327,8 @@ def promote(config_path: Path | None, by: str | None, version: str) -> None:
 
     One that `gridmedic models list` shows; `shipped` is the one that came with gridmedic. A daemon takes it over with its next pass.
     """
-    from agent.service import clock_of
-
     loaded = _load(config_path)
-    _promote(loaded, version, by or loaded.desk.console.operator, clock_of(loaded)())
+    _promote(loaded, version, by or loaded.desk.console.operator)
 
 
 @versions.command()
@@ -342,12 +339,11 @@ def rollback(config_path: Path | None, by: str | None) -> None:
 
     Again goes further back, to the shipped one at last.
     """
-    from agent.service import clock_of
     from models.versions import called
 
     loaded = _load(config_path)
     name = by or loaded.desk.console.operator
-    version = _versions(loaded).rollback(why=f"rolled back by {name}", at=clock_of(loaded)())
+    version = _versions(loaded).rollback(why=f"rolled back by {name}", at=_now(loaded))
     click.echo(f"In service: {called(version)}{_unless_pinned(loaded)}")
 
 
@@ -361,14 +357,11 @@ def add(config_path: Path | None, by: str | None, directory: Path, *, promoted: 
 
     DIRECTORY is what `gridmedic train --out` has written; it is copied.
     """
-    from agent.service import clock_of
-
     loaded = _load(config_path)
-    at = clock_of(loaded)()
-    version = _versions(loaded).add(directory, at=at)
+    version = _versions(loaded).add(directory, at=_now(loaded))
     click.echo(f"Added: {version}")
     if promoted:
-        _promote(loaded, version, by or loaded.desk.console.operator, at)
+        _promote(loaded, version, by or loaded.desk.console.operator)
 
 
 @commands.command()
@@ -574,11 +567,23 @@ def _versions(loaded: Any) -> Any:  # noqa: ANN401 - both are imported late
     return known(loaded)
 
 
-def _promote(loaded: Any, version: str, by: str, at: datetime) -> None:  # noqa: ANN401 - agent.config is imported late
+def _now(loaded: Any) -> datetime:  # noqa: ANN401 - agent.config is imported late
+    """The daemon's time; the wall's if the simulated grid that would tell it does not run."""
+    from agent.daemon import wall_clock
+    from agent.service import clock_of
+    from models.domain import SourceError
+
+    try:
+        return clock_of(loaded)()
+    except SourceError:
+        return wall_clock()
+
+
+def _promote(loaded: Any, version: str, by: str) -> None:  # noqa: ANN401 - agent.config is imported late
     from models.versions import SHIPPED
 
     known = _versions(loaded)
-    known.promote(None if version == SHIPPED else version, why=f"promoted by {by}", at=at)
+    known.promote(None if version == SHIPPED else version, why=f"promoted by {by}", at=_now(loaded))
     click.echo(f"In service: {version}{_unless_pinned(loaded)}")
 
 
