@@ -106,7 +106,7 @@ class Retraining:
         alarm = self._drift()
         if alarm is not None and alarm.at > self._told:
             self._told = alarm.at
-            _say_drift(alarm)
+            _say_drift(alarm, answered=self._start is not None)
         if self._start is None:
             return
         state = self._recalled(now)
@@ -253,7 +253,7 @@ class TrainingProcess:
         return ""
 
 
-def _say_drift(alarm: Alarm) -> None:
+def _say_drift(alarm: Alarm, *, answered: bool) -> None:
     log.warning(
         "forecast-drifts",
         what=alarm.what,
@@ -261,5 +261,7 @@ def _say_drift(alarm: Alarm) -> None:
         coverage90=round(alarm.coverage90, 3),
         pinball=round(alarm.pinball, 4),
         pinball_held_out=alarm.pinball_held_out and round(alarm.pinball_held_out, 4),
-        cure="a retraining answers it by itself, at most every 6 hours; else train anew with `gridmedic train`",
+        cure=f"a training answers it, at most every {EARLY.seconds // 3600} hours; see what comes of it"
+        if answered
+        else "train anew with `gridmedic train`",
     )
