@@ -34,7 +34,7 @@ def test_a_real_gain_is_seen_and_a_loss_too():
 
 
 def test_where_there_is_no_gain_one_is_seen_in_few_cases_however_errors_go_together():
-    """2.5 in a hundred are meant; with 24 hours to draw from the interval is a little too narrow."""
+    """2.5 in a hundred are meant; in 3,000 cases it was 3.1."""
     seen = 0
     for seed in range(400):
         incumbent, ended, noise = losses(2_000, seed=seed, together=0.01)
