@@ -36,6 +36,7 @@ log = structlog.get_logger()
 OBSERVED, READINGS, REQUESTS = "observed", "readings", "requests"  # streams of rows in the ledger
 JUDGED_UNTIL = "judged-until"
 ARCHIVED = "archived-transfers"  # how many have left the ledger for the archive
+KEPT = "observed-kept"  # rows that the last compaction left: of many rare links that may be more than the newest
 MOST_KEYS = 8_000_000  # in memory; more than a busy experiment's in `KEPT_KEYS_S`
 
 
@@ -238,7 +239,9 @@ class Agent:
         """Drop what nothing needs any more, and start all caches afresh from what stays."""
         with self.ledger.begin(write=False) as tx:
             marks = {source.name: tx.watermark(source.name) for source in self._events}
-            long = [stream for stream in (OBSERVED, READINGS, REQUESTS) if tx.row_count(stream) > 2 * RETAINED]
+            most = dict.fromkeys((READINGS, REQUESTS), 2 * RETAINED)
+            most[OBSERVED] = RETAINED + max(RETAINED, int(tx.setting(KEPT) or 0))
+            long = [stream for stream, rows in most.items() if tx.row_count(stream) > rows]
         many = [name for name, keys in self._keys.items() if len(keys) > MOST_KEYS]
         if not long and not many:
             return
@@ -253,6 +256,7 @@ class Agent:
                     continue
                 keep = retained(rows)
                 self._put_by(tx, rows[~keep])
+                tx.set_setting(KEPT, int(keep.sum()))
                 tx.replace_rows(stream, rows[keep])
         log.info("ledger-compacted", streams=long, keys_of=many, at=now.isoformat())
         self._rebuild()

@@ -211,6 +211,20 @@ def test_every_transfer_is_in_the_archive_or_in_the_ledger_and_in_one_of_them_on
     assert len(recent) == (found["ended_at"] >= newest - 8640).sum()
 
 
+def test_many_rare_links_do_not_have_the_ledger_compacted_with_every_pass(stack, tmp_path, monkeypatch):
+    """Each link's last 64 may be more than the newest rows are; then so many must come before it is done again."""
+    monkeypatch.setattr("agent.loop.RETAINED", 500)
+    monkeypatch.setattr("models.history.RETAINED", 500)
+    world = SickWorld()
+    agent = world.agent(stack, f"sqlite:///{tmp_path}/ledger.db")
+    with capture_logs() as said:
+        world.live(agent, hours=2.0)
+    compacted = [line for line in said if line["event"] == "ledger-compacted" and "observed" in line["streams"]]
+    with agent.ledger.begin(write=False) as tx:
+        assert tx.row_count("observed") > 1000
+    assert 2 <= len(compacted) <= 2.0 * 3000 / 500
+
+
 def rows_of(*ends):
     count = len(ends)
     texts = dict.fromkeys(COLUMNS[:7], "x")
