@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from models.domain import SourceError
 from models.measurements import PATH_COLUMNS
 
 TEXTS = ("source", "destination", "activity", "protocol", "source_type", "destination_type", "fts")
@@ -66,18 +67,22 @@ class Archive:
         return last
 
     def rows(self, *, until: int, since: float) -> pd.DataFrame:
-        """Transfers numbered below `until` that ended at `since` (seconds since 1970) or later."""
+        """Transfers numbered below `until` that ended at `since` (seconds since 1970) or later.
+
+        Raise SourceError naming file and cure for one that somebody has harmed.
+        """
         parts = [finished(pd.DataFrame())]
         for _, last, path in self._files():
             if last <= until:
                 with suppress(FileNotFoundError):  # it has just become too old
-                    parts.append(pd.read_parquet(path, filters=[("ended_at", ">=", since)]))
+                    parts.append(_read(path, since))
         return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 
     def _forget(self, before: float) -> None:
         for _, _, path in self._files():
-            if float(pd.read_parquet(path, columns=["ended_at"])["ended_at"].max()) < before:
-                path.unlink()
+            with suppress(ValueError):  # whoever reads it says that it cannot be read
+                if float(pd.read_parquet(path, columns=["ended_at"])["ended_at"].max()) < before:
+                    path.unlink()
 
     def _files(self) -> Iterator[tuple[int, int, Path]]:
         """The first number, the number after the last, and the path of each file, in order."""
@@ -85,3 +90,17 @@ class Archive:
             for path in sorted(self._directory.iterdir()):
                 if name := _NAME.fullmatch(path.name):
                     yield int(name[1]), int(name[2]), path
+
+
+def _read(path: Path, since: float) -> pd.DataFrame:
+    cure = "remove the file; training does without its transfers"
+    try:
+        rows = pd.read_parquet(path, filters=[("ended_at", ">=", since)])
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} cannot be read ({' '.join(str(error).split())[:200]}); {cure}") from error
+    lacking = [name for name in COLUMNS if name not in rows]
+    if lacking:
+        raise SourceError(f"{path} has no column {lacking[0]!r}; {cure}")
+    return rows[list(COLUMNS)]

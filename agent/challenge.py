@@ -54,8 +54,8 @@ class Verdict(BaseModel):
 
 
 class Train(Protocol):
-    def __call__(self, transfers: pd.DataFrame, out: Path, *, seed: int) -> None:
-        """Train on finished transfers in the order in which they ended, and leave a model in `out`."""
+    def __call__(self, transfers: pd.DataFrame, out: Path, *, start: Path, seed: int) -> None:
+        """Train on finished transfers in the order in which they ended, from `start` on, and leave a model in `out`."""
 
 
 def retrain(config: Config, *, at: datetime) -> Verdict:
@@ -70,11 +70,12 @@ def retrain(config: Config, *, at: datetime) -> Verdict:
         with closing(Ledger.open(config.ledger_url)) as ledger:
             transfers = window(ledger, archive(config), days=config.forecast.retrain.window_days)
         verdict = challenge(transfers, known=known, scratch=scratch / "challenger", at=at, train=train)
-        known.record(Event(at=at, what=verdict.what, version=verdict.version, why=verdict.why))
-        known.prune(keep=config.forecast.retrain.keep_versions)
         part = scratch / f"{VERDICT}.part"
         part.write_text(verdict.model_dump_json() + "\n", encoding="utf-8")
         part.replace(scratch / VERDICT)
+        with suppress(ModelError):  # the verdict holds, whether it can be noted and others swept out or not
+            known.record(Event(at=at, what=verdict.what, version=verdict.version, why=verdict.why))
+            known.prune(keep=config.forecast.retrain.keep_versions)
     return verdict
 
 
@@ -113,13 +114,11 @@ def challenge(transfers: pd.DataFrame, *, known: Versions, scratch: Path, at: da
         return Verdict(what=What.SKIPPED, version=None, why=why)
     standing = known.standing()
     shutil.rmtree(scratch, ignore_errors=True)
-    train(learned, scratch, seed=int(at.timestamp() // _DAY_S))
+    champion = known.directory_of(standing.version)
+    train(learned, scratch, start=champion, seed=int(at.timestamp() // _DAY_S))
     warm = learned[retained(learned)]
     actual = np.log1p((held_out["ended_at"] - held_out["started_at"]).to_numpy(np.float64))
-    losses = [
-        pinball_losses(actual, _forecasts(model, warm, held_out))
-        for model in (known.directory_of(standing.version), scratch)
-    ]
+    losses = [pinball_losses(actual, _forecasts(model, warm, held_out)) for model in (champion, scratch)]
     found = gain(losses[0], losses[1], held_out["ended_at"].to_numpy(np.float64), seed=0)
     why = f"pinball loss {losses[1].mean():.4g} against {losses[0].mean():.4g} of {called(standing.version)}: gain {found}"
     better = found.low > 0
@@ -133,7 +132,7 @@ def challenge(transfers: pd.DataFrame, *, known: Versions, scratch: Path, at: da
     return Verdict(what=What.SUCCEEDED, version=name, why=why)
 
 
-def train(transfers: pd.DataFrame, out: Path, *, seed: int) -> None:
+def train(transfers: pd.DataFrame, out: Path, *, start: Path, seed: int) -> None:  # noqa: ARG001 - it begins anew as yet
     """Train on finished transfers in the order in which they ended, and leave a model in `out`."""
     from models.training import train as train_on  # noqa: PLC0415 - TensorFlow takes seconds to import
 

@@ -223,7 +223,7 @@ def transfers():
 def stub_trainer(**bend):
     """Stands for training: its challenger is the shipped forecaster, bent."""
 
-    def train(transfers, out, *, seed):
+    def train(transfers, out, *, start, seed):
         bent(out, **bend)
 
     return train
@@ -265,7 +265,7 @@ def test_a_worse_one_and_one_that_is_the_same_are_kept_out(transfers, tmp_path, 
 
 
 def test_one_that_was_compared_with_another_than_is_in_service_by_now_is_kept_out(transfers, tmp_path):
-    def train(transfers, out, *, seed):
+    def train(transfers, out, *, start, seed):
         bent(out)
         Versions(tmp_path / "models").promote(None, why="by hand", at=later(1))
 
@@ -283,7 +283,7 @@ def test_too_few_transfers_are_no_failure(transfers, tmp_path, count):
 
 
 def test_a_training_that_fails_leaves_the_champion(transfers, tmp_path):
-    def train(transfers, out, *, seed):
+    def train(transfers, out, *, start, seed):
         raise ModelError("nothing to learn")
 
     with pytest.raises(ModelError, match="nothing to learn"):
@@ -293,7 +293,7 @@ def test_a_training_that_fails_leaves_the_champion(transfers, tmp_path):
 
 
 def test_a_challenger_that_left_half_a_model_leaves_the_champion(transfers, tmp_path):
-    def train(transfers, out, *, seed):
+    def train(transfers, out, *, start, seed):
         bent(out)
         (out / "weights.npz").write_bytes(b"")
 

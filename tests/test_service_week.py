@@ -46,7 +46,7 @@ class ForgetfulSource(WorldSource):
 class QuietWeek(SickWorld):
     def __init__(self):
         super().__init__()
-        scenario = scenario_of(("read-slow", "rse:FZK-LCG2_DATADISK", 0.05, 50.0, 54.0), transfers_per_hour=250.0)
+        scenario = scenario_of(("read-slow", "rse:FZK-LCG2_DATADISK", 0.05, 50.0, 54.0), transfers_per_hour=150.0)
         self.world = type(self.world)(scenario, seed=6, start=START)
         self.events, self.readings = ForgetfulSource("events"), ForgetfulSource("measurements")
 
@@ -95,7 +95,6 @@ def test_a_week_with_a_training_every_night(tmp_path, monkeypatch):
         with agent.ledger.begin(write=False) as tx:
             rows = tx.rows("observed")
             models = rows["model"].nunique()
-        print(said, memory)  # noqa: T201
         assert said["retraining-started"] >= 7
         assert said["challenger-promoted"] >= 1
         assert said["challenger-failed"] == 0

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from agent.archive import COLUMNS, Archive, finished
 from agent.challenge import window
 from agent.watch import QUANTILE_COLUMNS, VERSION_LENGTH
-from models.domain import IncidentStatus, ModelError
+from models.domain import IncidentStatus, ModelError, SourceError
 from models.forecaster import Forecaster
 from models.measurements import PATH_COLUMNS
 from models.registry import MANIFEST, default_model
@@ -253,6 +253,24 @@ def test_failed_transfers_and_empty_batches_leave_no_file(tmp_path):
     assert archive.keep(rows_of(), first=7) == 7
     assert list(tmp_path.iterdir()) == []
     assert list(archive.rows(until=7, since=0.0).columns) == list(COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("harm", "match"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:500]), "cannot be read"),
+        (lambda path: path.write_bytes(b""), "cannot be read"),
+        (lambda path: pd.DataFrame({"ended_at": [1.0]}).to_parquet(path), "has no column 'source'"),
+        (lambda path: pd.DataFrame({"source": ["x"]}).to_parquet(path), "cannot be read"),
+    ],
+)
+def test_a_file_of_the_archive_that_somebody_has_harmed_is_named(tmp_path, harm, match):
+    archive = Archive(tmp_path, days=2.0)
+    last = archive.keep(rows_of(1.0, 2.0), first=0)
+    harm(tmp_path / "000000000000-000000000002.parquet")
+    assert archive.keep(rows_of(3.0, 4.0), first=last) == 4  # the daemon goes on
+    with pytest.raises(SourceError, match=rf"000000000000-000000000002\.parquet {match}.*remove the file"):
+        archive.rows(until=4, since=0.0)
 
 
 def test_without_space_for_the_archive_watching_goes_on(stack, tmp_path, monkeypatch):
