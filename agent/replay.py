@@ -21,8 +21,8 @@ from agent.assembly import recorded
 from agent.daemon import wall_clock
 from agent.desk.text import clean
 from agent.loop import Agent, Pass
+from agent.watch import QUANTILE_COLUMNS
 from models.domain import ConfigError, Incident, SourceError
-from models.drift import QUANTILE_COLUMNS
 from models.metrics import Baselines, forecast_metrics
 
 Table = NDArray[np.float64]

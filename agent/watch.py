@@ -23,10 +23,11 @@ from detectors.failures import error_classes
 from detectors.incidents import IncidentBook
 from detectors.threshold import DynamicThreshold
 from models.domain import Incident
-from models.drift import QUANTILE_COLUMNS, Drift
+from models.drift import FORECAST, Drift
 from models.forecaster import Forecaster
 from models.measurements import Paths
 
+QUANTILE_COLUMNS = FORECAST
 KEPT_REQUESTS = 262_144
 VERSION_LENGTH = 12  # digits of the weights' hash that tell versions apart in the rows
 

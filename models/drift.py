@@ -28,9 +28,9 @@ COVERAGE_SLACK = 0.05  # the band is that far to both sides
 COVERAGE_LIMIT = 0.15  # of the sum beyond the band
 ERROR_SLACK = 0.25  # in log: the band ends at 1.28 times the loss held out
 ERROR_LIMIT = 0.75
-QUANTILE_COLUMNS = ("q05", "q25", "q50", "q75", "q95")
+FORECAST = ("q05", "q25", "q50", "q75", "q95")  # columns of quantiles, of log1p seconds
 
-_USED = ("started_at", "ended_at", *QUANTILE_COLUMNS)
+_USED = ("started_at", "ended_at", *FORECAST)
 _LOOK = 20  # blocks that an alarm's figures are of, at most
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from models.drift import BLOCK, QUANTILE_COLUMNS, Drift
+from models.drift import BLOCK, FORECAST, Drift
 from models.metrics import pinball
 from models.registry import QUANTILES
 
@@ -30,7 +30,7 @@ def transfers(count, *, after=0, seed=0, slower=1.0, spread=SPREAD, hourly=0.0):
             "started_at": started,
             "ended_at": started + np.expm1(np.maximum(took, 0.0)),
             "calibrates": True,
-            **dict(zip(QUANTILE_COLUMNS, quantiles.T, strict=True)),
+            **dict(zip(FORECAST, quantiles.T, strict=True)),
         }
     )
 
@@ -38,7 +38,7 @@ def transfers(count, *, after=0, seed=0, slower=1.0, spread=SPREAD, hourly=0.0):
 def held_out():
     rows = transfers(50_000, seed=99)
     actual = np.log1p((rows["ended_at"] - rows["started_at"]).to_numpy())
-    return pinball(actual, rows[list(QUANTILE_COLUMNS)].to_numpy())
+    return pinball(actual, rows[list(FORECAST)].to_numpy())
 
 
 @pytest.fixture(scope="module")
