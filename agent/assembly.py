@@ -10,9 +10,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from agent import config as settings
+from agent.archive import Archive
 from agent.choice import Chooser
 from agent.experience import Experience
 from agent.guards import Guards
+from agent.incumbent import Incumbent
 from agent.loop import Agent
 from agent.outbox import Outbox
 from agent.settlement import Settlement
@@ -27,6 +29,7 @@ from models.domain import ConfigError, GridmedicError
 from models.forecaster import Forecaster
 from models.measurements import Paths, SiteMap
 from models.registry import default_model, load_model
+from models.versions import Versions
 from remedies.catalog import Catalog
 from remedies.contract import BASELINE
 from remedies.executors import ChildProcess, Executor, GridSpec
@@ -51,7 +54,8 @@ def service(config: settings.Config) -> Service:
     """Everything that the configuration asks for. Raises the GridmedicError of whatever cannot be had."""
     config.state_dir.mkdir(parents=True, exist_ok=True)
     catalog = catalog_of(config)
-    eyes = watch(model_directory(config), site_map_of(config), config.detection.alarm_budget)
+    incumbent = None if config.forecast.pinned else Incumbent(versions(config))
+    forecaster = incumbent.first() if incumbent else Forecaster.load(model_directory(config))
     with ExitStack() as stack:
         ledger = Ledger.open(config.ledger_url)
         stack.callback(ledger.close)
@@ -61,13 +65,15 @@ def service(config: settings.Config) -> Service:
             catalog=catalog,
             events=sources(config, config.events, "events", EVENTS),
             measurements=sources(config, config.measurements, "measurements", READINGS),
-            eyes=eyes,
+            eyes=watch_by(forecaster, site_map_of(config), config.detection.alarm_budget),
             executor=ChildProcess(grid=grid_spec(config), deadline_s=config.remedies.deadline_s),
             limits=limits(config),
             page=config.poll.limit,
             acting=True,
             dry_run=config.grid.dry_run,
             bandit_file=config.state_dir / "bandit.vw",
+            incumbent=incumbent,
+            archive=archive(config) if retrains(config) else None,
         )
         return Service(agent=agent, ledger=ledger, catalog=catalog, closing=stack.pop_all())
 
@@ -141,6 +147,8 @@ def build(
     dry_run: bool,
     bandit_file: Path | None,
     chooser: type[Chooser] = Chooser,
+    incumbent: Incumbent | None = None,
+    archive: Archive | None = None,
 ) -> Agent:
     """An agent of these parts; `stack` closes what it opens. Not `acting`: decisions are recorded, and that is all."""
     for source in (*events, *measurements):
@@ -167,19 +175,43 @@ def build(
         ),
         outbox=Outbox(ledger=ledger, cards=catalog.cards, runner=runner) if acting else None,
         limit=page,
+        incumbent=incumbent,
+        archive=archive,
     )
 
 
 def watch(model: Path, site_map: SiteMap, alarm_budget: float) -> Watch:
+    return watch_by(Forecaster.load(model), site_map, alarm_budget)
+
+
+def watch_by(forecaster: Forecaster, site_map: SiteMap, alarm_budget: float) -> Watch:
     return Watch(
-        forecaster=Forecaster.load(model),
+        forecaster=forecaster,
         threshold=DynamicThreshold(alarm_budget=alarm_budget),
         paths=Paths(site_map),
     )
 
 
 def model_directory(config: settings.Config) -> Path:
-    return default_model() if config.forecast.model == "default" else config.path(config.forecast.model)
+    """The model that a daemon would begin with; raise ModelError if that cannot be told."""
+    if config.forecast.pinned:
+        return config.path(config.forecast.model)
+    known = versions(config)
+    return known.directory_of(known.in_service())
+
+
+def versions(config: settings.Config) -> Versions:
+    return Versions(config.state_dir / "models")
+
+
+def archive(config: settings.Config) -> Archive:
+    """Transfers that the ledger no longer keeps."""
+    return Archive(config.state_dir / "transfers", days=config.forecast.retrain.window_days)
+
+
+def retrains(config: settings.Config) -> bool:
+    """Whether challengers are trained in service."""
+    return config.forecast.retrain.enabled and not config.forecast.pinned
 
 
 def site_map_of(config: settings.Config) -> SiteMap:

@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def run(config_path: Path | None, *, once: bool) -> None:
     loaded = _load(config_path)
     from agent import service
 
-    sys.exit(service.run(loaded, once=once))
+    sys.exit(service.run(loaded, config_path, once=once))
 
 
 @commands.command()
@@ -332,6 +333,95 @@ def train(
         out=out,
     )
     click.echo(told)
+
+
+@commands.command()
+@_CONFIG
+@click.option(
+    "--at",
+    type=click.DateTime(["%Y-%m-%dT%H:%M:%S.%f%z", "%Y-%m-%dT%H:%M:%S%z"]),
+    hidden=True,
+    help="The daemon's time.",
+)
+@click.option("--attached", is_flag=True, hidden=True, help="End with the process at the other end of standard input.")
+def retrain(config_path: Path | None, at: datetime | None, *, attached: bool) -> None:
+    """Train a challenger, and promote it if it is better.
+
+    On the newest finished transfers that the daemon has seen, the way the daemon does it by itself every night. What is in service
+    stays unless the challenger is better on transfers that it has not seen.
+    """
+    from agent import challenge, telemetry
+
+    if attached:
+        challenge.attach()
+    loaded = _load(config_path)
+    telemetry.configure("warning", "text")
+    verdict = challenge.retrain(loaded, at=at or _now(loaded))
+    click.echo(f"{f'promoted {verdict.version}' if verdict.version else verdict.what}: {verdict.why}")
+
+
+@commands.group("models")
+def versions() -> None:
+    """Versions of the forecaster."""
+
+
+@versions.command("list")
+@_CONFIG
+def list_versions(config_path: Path | None) -> None:
+    """Which there are, which is in service and why.
+
+    With what each has learned from and how good it was on transfers held out, and what the last retraining came to.
+    """
+    from agent.desk.terminal import version_table
+
+    loaded = _load(config_path)
+    click.echo(version_table(_versions(loaded), pinned=loaded.forecast.model if loaded.forecast.pinned else None))
+
+
+@versions.command()
+@_CONFIG
+@_AS
+@click.argument("version")
+def promote(config_path: Path | None, by: str | None, version: str) -> None:
+    """Put a VERSION into service.
+
+    One that `gridmedic models list` shows; `shipped` is the one that came with gridmedic. A daemon takes it over with its next pass.
+    """
+    loaded = _load(config_path)
+    _promote(loaded, version, by or loaded.desk.console.operator)
+
+
+@versions.command()
+@_CONFIG
+@_AS
+def rollback(config_path: Path | None, by: str | None) -> None:
+    """Put the version before the one in service back.
+
+    Again goes further back, to the shipped one at last.
+    """
+    from models.versions import called
+
+    loaded = _load(config_path)
+    name = by or loaded.desk.console.operator
+    version = _versions(loaded).rollback(why=f"rolled back by {name}", at=_now(loaded))
+    click.echo(f"In service: {called(version)}{_unless_pinned(loaded)}")
+
+
+@versions.command()
+@_CONFIG
+@_AS
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--promote", "promoted", is_flag=True, help="Put it into service, too.")
+def add(config_path: Path | None, by: str | None, directory: Path, *, promoted: bool) -> None:
+    """Take a trained model in as a version.
+
+    DIRECTORY is what `gridmedic train --out` has written; it is copied.
+    """
+    loaded = _load(config_path)
+    version = _versions(loaded).add(directory, at=_now(loaded))
+    click.echo(f"Added: {version}")
+    if promoted:
+        _promote(loaded, version, by or loaded.desk.console.operator)
 
 
 @commands.command()
@@ -595,6 +685,39 @@ def _answer(
         key=f"cli:{uuid.uuid4()}", by=name, via="cli", kind=kind, decision_id=decision_id, option=option, rating=rating
     )
     return give(ledger, answer, operators=Operators.local(name))
+
+
+def _versions(loaded: Any) -> Any:  # noqa: ANN401 - both are imported late
+    from agent.assembly import versions as known
+
+    return known(loaded)
+
+
+def _now(loaded: Any) -> datetime:  # noqa: ANN401 - agent.config is imported late
+    """The daemon's time; the wall's if the simulated grid that would tell it does not run."""
+    from agent.daemon import wall_clock
+    from agent.service import clock_of
+    from models.domain import SourceError
+
+    try:
+        return clock_of(loaded)()
+    except SourceError:
+        return wall_clock()
+
+
+def _promote(loaded: Any, version: str, by: str) -> None:  # noqa: ANN401 - agent.config is imported late
+    from models.versions import SHIPPED
+
+    known = _versions(loaded)
+    known.promote(None if version == SHIPPED else version, why=f"promoted by {by}", at=_now(loaded))
+    click.echo(f"In service: {version}{_unless_pinned(loaded)}")
+
+
+def _unless_pinned(loaded: Any) -> str:  # noqa: ANN401 - as above
+    """What to add where a configuration overrules the versions."""
+    if not loaded.forecast.pinned:
+        return ""
+    return f", but the daemon uses forecast.model ({loaded.forecast.model}); write `default` there to have versions"
 
 
 def _pause(config_path: Path | None, by: str | None, *, paused: bool) -> str:

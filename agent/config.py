@@ -93,8 +93,22 @@ class PollSettings(_Section):
     limit: Annotated[int, Field(ge=1, le=200_000)] = 5_000
 
 
+class RetrainSettings(_Section):
+    enabled: bool = True
+    at: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = "03:00"
+    window_days: Annotated[float, Field(gt=0, le=366)] = 14.0
+    keep_versions: Annotated[int, Field(ge=1)] = 10
+    deadline_h: Annotated[float, Field(gt=0, le=48)] = 6.0
+
+
 class ForecastSettings(_Section):
     model: str = "default"
+    retrain: RetrainSettings = RetrainSettings()
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the model is named, so that nothing is promoted over it."""
+        return self.model != "default"
 
 
 class DetectionSettings(_Section):

@@ -17,13 +17,16 @@ import numpy.typing as npt
 import pandas as pd
 import structlog
 
+from agent.archive import Archive
 from agent.choice import Chooser
+from agent.incumbent import Incumbent
 from agent.intake import KEPT_KEYS_S, Keys, SeenKeys, document_time
 from agent.outbox import Outbox
 from agent.settlement import SEEN_UNTIL, Settlement
 from agent.sources import Source
 from agent.watch import NOTHING, Observation, Watch
 from models.domain import IncidentStatus, SourceError
+from models.drift import Alarm
 from models.events import Page, event_keys
 from models.history import RETAINED, retained
 from storage.ledger import Ledger, Transaction
@@ -32,6 +35,8 @@ log = structlog.get_logger()
 
 OBSERVED, READINGS, REQUESTS = "observed", "readings", "requests"  # streams of rows in the ledger
 JUDGED_UNTIL = "judged-until"
+ARCHIVED = "archived-transfers"  # how many have left the ledger for the archive
+KEPT = "observed-kept"  # rows that the last compaction left: of many rare links that may be more than the newest
 MOST_KEYS = 8_000_000  # in memory; more than a busy experiment's in `KEPT_KEYS_S`
 
 
@@ -82,8 +87,14 @@ class Agent:
         chooser: Chooser,
         outbox: Outbox | None,
         limit: int,
+        incumbent: Incumbent | None = None,
+        archive: Archive | None = None,
     ) -> None:
-        """`outbox` is None where nothing may be acted on: then decisions are recorded, and that is all."""
+        """`outbox` is None where nothing may be acted on: then decisions are recorded, and that is all.
+
+        `incumbent` is None where the forecaster stays the one that `watch` began with, `archive` where nobody trains on what
+        the ledger no longer keeps.
+        """
         self.ledger = ledger
         self._events = events
         self._measurements = measurements
@@ -92,12 +103,18 @@ class Agent:
         self._chooser = chooser
         self._outbox = outbox
         self._limit = limit
+        self._incumbent = incumbent
+        self._archive = archive
         self._keys: dict[str, SeenKeys] = {}
         self._stale = True
 
     def run_once(self, now: datetime) -> Pass:
         """Make one pass at `now`. An error leaves the ledger as it was after the last transaction that ended."""
         done = Pass()
+        successor = self._incumbent.successor() if self._incumbent is not None else None
+        if successor is not None:
+            self._watch.serve(successor)
+            self._stale = True
         with self._caches():
             if self._outbox is not None:
                 self._settlement.settle(now)
@@ -114,6 +131,11 @@ class Agent:
         if self._outbox is not None:
             done.actions = self._outbox.carry_out(now)
         return done
+
+    @property
+    def drift(self) -> Alarm | None:
+        """The alarm that stands, if the forecasts no longer fit."""
+        return self._watch.drift.alarm
 
     @contextmanager
     def _caches(self) -> Iterator[None]:
@@ -217,7 +239,9 @@ class Agent:
         """Drop what nothing needs any more, and start all caches afresh from what stays."""
         with self.ledger.begin(write=False) as tx:
             marks = {source.name: tx.watermark(source.name) for source in self._events}
-            long = [stream for stream in (OBSERVED, READINGS, REQUESTS) if tx.row_count(stream) > 2 * RETAINED]
+            most = dict.fromkeys((READINGS, REQUESTS), 2 * RETAINED)
+            most[OBSERVED] = RETAINED + max(RETAINED, int(tx.setting(KEPT) or 0))
+            long = [stream for stream, rows in most.items() if tx.row_count(stream) > rows]
         many = [name for name, keys in self._keys.items() if len(keys) > MOST_KEYS]
         if not long and not many:
             return
@@ -227,9 +251,30 @@ class Agent:
                     tx.forget_keys(name, mark - KEPT_KEYS_S)
             for stream in long:
                 rows = tx.rows(stream)
-                tx.replace_rows(stream, rows[retained(rows)] if stream == OBSERVED else rows.tail(RETAINED))
+                if stream != OBSERVED:
+                    tx.replace_rows(stream, rows.tail(RETAINED))
+                    continue
+                keep = retained(rows)
+                self._put_by(tx, rows[~keep])
+                tx.set_setting(KEPT, int(keep.sum()))
+                tx.replace_rows(stream, rows[keep])
         log.info("ledger-compacted", streams=long, keys_of=many, at=now.isoformat())
         self._rebuild()
+
+    def _put_by(self, tx: Transaction, dropped: pd.DataFrame) -> None:
+        """Archive what is about to leave the ledger. Watching goes before training: without space it just leaves."""
+        if self._archive is None:
+            return
+        first = int(tx.setting(ARCHIVED) or 0)
+        try:
+            tx.set_setting(ARCHIVED, self._archive.keep(dropped, first=first))
+        except OSError as error:
+            log.error(  # noqa: TRY400 - no trace of ours says more than this
+                "archive-failed",
+                error=str(error),
+                lost=len(dropped),
+                cure="make space in the state directory; retraining does without these transfers",
+            )
 
 
 def _newest(times: npt.NDArray[np.float64]) -> float | None:

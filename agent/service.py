@@ -18,13 +18,15 @@ import click
 import structlog
 
 from agent import telemetry
-from agent.assembly import Service, service
+from agent.assembly import Service, retrains, service, versions
+from agent.challenge import directory
 from agent.config import SLACK_APP_TOKEN, SLACK_BOT_TOKEN, Config, SimulatedSource
 from agent.daemon import Daemon, wall_clock
 from agent.desk.answers import Operators
 from agent.desk.console import build_app, serve_in_thread
 from agent.desk.slack import SlackDesk, web_client
 from agent.loop import Pass
+from agent.retraining import Retraining, TrainingProcess
 from agent.sources.simulated import SimulatedClock
 from models.domain import ConfigError, GridmedicError, SourceError
 from simulator.disk import holder
@@ -35,14 +37,14 @@ GRID_START_S = 240.0  # the grid may have to be compiled, and lives through some
 GRID_STOP_S = 30.0
 
 
-def run(config: Config, *, once: bool) -> int:
+def run(config: Config, config_path: Path | None, *, once: bool) -> int:
     """Watch until stopped, or `once` until nothing more is to be read; return the exit status."""
     telemetry.configure(config.log.level, config.log.format)
     with _alone(config.state_dir):
-        return _watch(config, once=once)
+        return _watch(config, config_path, once=once)
 
 
-def _watch(config: Config, *, once: bool) -> int:
+def _watch(config: Config, config_path: Path | None, *, once: bool) -> int:
     clock = clock_of(config)
     troubles: Sequence[str] = ()  # of the last pass
     with ExitStack() as stack:
@@ -53,11 +55,14 @@ def _watch(config: Config, *, once: bool) -> int:
         if config.desk.console.enabled:
             _open_console(config, running, stack, troubles=lambda: troubles)
         publish = _open_slack(config, running, stack)
+        retraining = _retraining(config, config_path, running)
+        stack.callback(retraining.close)
 
         def run_once(now: datetime) -> Pass:
             nonlocal troubles
             try:
                 done = running.agent.run_once(now)
+                retraining.tend(now)
             except Exception as error:
                 troubles = [str(error) if isinstance(error, GridmedicError) else "a pass broke; the log says why"]
                 raise
@@ -86,6 +91,21 @@ def _until_caught_up(running: Service, clock: Callable[[], datetime]) -> int:
             raise SourceError(done.unreachable[0])
         if done.caught_up:
             return 0
+
+
+def _retraining(config: Config, config_path: Path | None, running: Service) -> Retraining:
+    settings = config.forecast.retrain
+
+    def start(now: datetime) -> TrainingProcess:
+        return TrainingProcess(config_path, directory(config), at=now, deadline_h=settings.deadline_h)
+
+    return Retraining(
+        ledger=running.ledger,
+        known=versions(config),
+        drift=lambda: running.agent.drift,
+        start=start if retrains(config) else None,
+        at=settings.at,
+    )
 
 
 def _open_console(config: Config, running: Service, stack: ExitStack, *, troubles: Callable[[], Sequence[str]]) -> None:
@@ -153,7 +173,7 @@ def demo(config: Config, config_path: Path | None) -> int:
         if config.desk.console.enabled:
             click.echo(f"The console is at http://{config.desk.console.host}:{config.desk.console.port}/")
         click.echo("Ctrl-C ends the daemon and the grid")
-        return _watch(config, once=False)
+        return _watch(config, config_path, once=False)
 
 
 def _bring_up_grid(config: Config, config_path: Path | None, stack: ExitStack) -> None:

@@ -1,4 +1,10 @@
-"""What is remembered of the stream: forecasts, thresholds, paths and open incidents. All of it caches the ledger's rows."""
+"""What is remembered of the stream: forecasts, thresholds, paths and open incidents. All of it caches the ledger's rows.
+
+Each observed row says which version of the forecaster its quantiles are of. Whenever the caches are recomputed, what another version
+forecast is forecast anew by the one at hand, so that the thresholds' residuals are all of one model; what was judged by then
+(flagged, slow, threshold_s, calibrates) stays. So everything is a function of the rows and the version at hand: a process that took
+another version over is where one is that was started with it.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +23,13 @@ from detectors.failures import error_classes
 from detectors.incidents import IncidentBook
 from detectors.threshold import DynamicThreshold
 from models.domain import Incident
+from models.drift import FORECAST, Drift
 from models.forecaster import Forecaster
 from models.measurements import Paths
 
-QUANTILE_COLUMNS = ("q05", "q25", "q50", "q75", "q95")
+QUANTILE_COLUMNS = FORECAST
 KEPT_REQUESTS = 262_144
+VERSION_LENGTH = 12  # digits of the weights' hash that tell versions apart in the rows
 
 
 class RequestRules:
@@ -65,10 +73,16 @@ class Watch:
 
     def __init__(self, *, forecaster: Forecaster, threshold: DynamicThreshold, paths: Paths) -> None:
         self.book = IncidentBook()
-        self._forecaster = forecaster
+        self.serve(forecaster)
         self._threshold = threshold
         self._paths = paths
         self._rules = RequestRules()
+
+    def serve(self, forecaster: Forecaster) -> None:
+        """Forecast by this one from now on. It knows nothing of the stream yet: `reset` must come next."""
+        self._forecaster = forecaster
+        self._version = forecaster.manifest.weights_hash[:VERSION_LENGTH]
+        self.drift = Drift(held_out=forecaster.manifest.metrics.get("model", {}).get("pinball"))
 
     def reset(
         self,
@@ -82,6 +96,7 @@ class Watch:
         """Recompute everything from the ledger's rows."""
         self._forecaster.reset()
         self._threshold.reset()
+        self.drift.reset()
         self._paths.reset()
         self._rules.reset()
         if len(readings):
@@ -89,9 +104,23 @@ class Watch:
         if len(requests):
             self._rules.absorb(requests)
         if len(observed):
+            self._absorb(observed)
+        self.book.reset(incidents=incidents, observed=observed if len(observed) else None, until=until)
+
+    def _absorb(self, observed: pd.DataFrame) -> None:
+        own = np.zeros(len(observed), dtype=np.bool_)
+        if "model" in observed:
+            own = (observed["model"] == self._version).to_numpy(np.bool_, na_value=False)
+        if own.all():
             self._forecaster.absorb(observed)
             self._threshold.absorb(observed)
-        self.book.reset(incidents=incidents, observed=observed if len(observed) else None, until=until)
+        else:
+            anew = self._forecaster.score(observed)
+            columns = {
+                name: np.where(own, observed[name], anew[:, place]) for place, name in enumerate(QUANTILE_COLUMNS)
+            }
+            self._threshold.absorb(observed.assign(**columns))
+        self.drift.absorb(observed[own])
 
     def measure(self, readings: pd.DataFrame) -> None:
         """Take in perfSONAR readings."""
@@ -110,6 +139,7 @@ class Watch:
         scored = ~np.isnan(observed["q50"])
         observed["calibrates"] = ~observed["failed"] & scored & ~self.book.covers(observed)
         self._threshold.absorb(observed)
+        self.drift.absorb(observed)
         return Observation(observed=as_rows(observed), requests=requests, changed=changed)
 
     def _scored(self, ended: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
@@ -122,4 +152,5 @@ class Watch:
             "slow_s": verdicts.slow_s,
             "flagged": verdicts.flagged & done,
             "slow": verdicts.slow & done,
+            "model": np.full(len(done), self._version, dtype=object),
         }

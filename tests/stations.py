@@ -83,6 +83,7 @@ class Station:
             "poll": {"every_s": 0.1},
             "desk": {"console": {"enabled": False}},
             "log": {"format": "json"},
+            "forecast": {"retrain": {"enabled": False}},  # hours pass in seconds here
         }
         self.configure(**settings)
         self.ledger = Ledger.open(f"sqlite:///{self.state}/ledger.db")

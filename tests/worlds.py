@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 
-from agent.assembly import build, watch
+from agent.assembly import build, watch_by
+from agent.incumbent import Incumbent
 from models.domain import BlastRadius, Safety
 from models.events import Page
+from models.forecaster import Forecaster
 from models.measurements import SiteMap
 from models.registry import default_model
 from remedies.catalog import Catalog
@@ -91,22 +93,29 @@ class SickWorld:
         self.events.take(self.world.documents.frame(emitted.events))
         self.readings.take(self.world.probes.frame(emitted.measurements))
 
-    def agent(self, stack: ExitStack, url: str, *, limits: Limits | None = None, page: int = 5000):
+    def agent(
+        self, stack: ExitStack, url: str, *, limits: Limits | None = None, page: int = 5000, versions=None, archive=None
+    ):
+        """An agent of the shipped forecaster, or of the one that `versions` have in service."""
         ledger = Ledger.open(url)
         stack.callback(ledger.close)
+        incumbent = None if versions is None else Incumbent(versions)
+        forecaster = Forecaster.load(default_model()) if incumbent is None else incumbent.first()
         return build(
             stack,
             ledger=ledger,
             catalog=Catalog.load([]),
             events=[self.events],
             measurements=[self.readings],
-            eyes=watch(default_model(), SiteMap(), 0.001),
+            eyes=watch_by(forecaster, SiteMap(), 0.001),
             executor=InProcess(grid=self.grid),
             limits=limits or Limits(),
             page=page,
             acting=True,
             dry_run=False,
             bandit_file=None,
+            incumbent=incumbent,
+            archive=archive,
         )
 
     def live(self, agent, *, hours, step_min=5):

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from agent.desk import words
 from agent.desk.text import clean, moment, percent
-from models.domain import Incident, Proposal, RemedyCard
+from models.domain import Incident, ModelError, Proposal, RemedyCard
+
+if TYPE_CHECKING:
+    from models.versions import Versions
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -68,3 +73,45 @@ def proposal_text(proposal: Proposal, cards: Mapping[str, RemedyCard] = MappingP
         touches = f"acts on {remedy.touches}" if remedy.touches else ""
         lines += [f"      {text}" for text in (remedy.what, touches, remedy.why, remedy.safety) if text]
     return "\n".join(lines)
+
+
+def version_table(known: Versions, *, pinned: str | None) -> str:
+    """Return the versions of the forecaster as a terminal shows them; `pinned` is the model that the configuration names."""
+    from models.versions import PUT_INTO_SERVICE, called  # noqa: PLC0415  (it imports numpy and pandas)
+
+    standing, history = known.standing(), known.history()
+    whys = {event.version: event.why for event in history if event.what in PUT_INTO_SERVICE}
+    whys[standing.version] = standing.why
+    rows = []
+    for version in (None, *known.names()):
+        since = f"since {moment(standing.since)}" if standing.since else "yes"
+        in_service = since if version == standing.version else "-"
+        rows.append((called(version), *_learned(known, version), in_service, whys.get(version, "-")))
+    parts = [table(("version", "transfers", "from", "to", "pinball", "coverage", "in service", "why"), rows)]
+    retrained = [event for event in history if event.what not in PUT_INTO_SERVICE]
+    if retrained:
+        last = retrained[-1]
+        parts.append(f"Last retraining, {moment(last.at)}: {last.what}: {clean(last.why, 500)}")
+    if pinned is not None:
+        parts.append(
+            f"The daemon uses forecast.model ({pinned}) and none of these; write `default` there to have versions"
+        )
+    return "\n\n".join(parts)
+
+
+def _learned(known: Versions, version: str | None) -> tuple[str, str, str, str, str]:
+    """How many transfers a version has learnt from, from when and to when, and how good it was on those held out."""
+    try:
+        manifest = known.manifest(version)
+    except ModelError:
+        return ("cannot be used", "-", "-", "-", "-")
+    data, metrics = manifest.data, manifest.metrics.get("model", {})
+    first, last = (f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}" for at in (data.first_start, data.last_end))
+    pinball, coverage = metrics.get("pinball"), metrics.get("coverage90")
+    return (
+        f"{data.transfers:,}",
+        first,
+        last,
+        "-" if pinball is None else f"{pinball:.4f}",
+        "-" if coverage is None else percent(coverage),
+    )
