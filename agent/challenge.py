@@ -24,11 +24,12 @@ from agent.archive import Archive, finished
 from agent.assembly import archive, versions
 from agent.config import Config
 from agent.loop import ARCHIVED, OBSERVED
-from models.comparison import gain, pinball_losses
+from models.comparison import gain
 from models.domain import ConfigError, ModelError
 from models.events import FINISHED
 from models.forecaster import Forecaster
 from models.history import retained
+from models.metrics import pinball_losses
 from models.versions import Event, Versions, What, called
 from storage.ledger import Ledger
 
@@ -132,11 +133,11 @@ def challenge(transfers: pd.DataFrame, *, known: Versions, scratch: Path, at: da
     return Verdict(what=What.SUCCEEDED, version=name, why=why)
 
 
-def train(transfers: pd.DataFrame, out: Path, *, start: Path, seed: int) -> None:  # noqa: ARG001 - it begins anew as yet
-    """Train on finished transfers in the order in which they ended, and leave a model in `out`."""
+def train(transfers: pd.DataFrame, out: Path, *, start: Path, seed: int) -> None:
+    """Go on from the model in `start` with finished transfers in the order in which they ended; leave a model in `out`."""
     from models.training import train as train_on  # noqa: PLC0415 - TensorFlow takes seconds to import
 
-    train_on([transfers.assign(type=FINISHED[0])], out=out, seed=seed)
+    train_on([[transfers.assign(type=FINISHED[0])]], out=out, start=start, seed=seed)
 
 
 def attach() -> None:

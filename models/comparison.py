@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.registry import QUANTILES
-
 Table = NDArray[np.float64]
 
 BLOCK_S = 3600.0  # errors of transfers that end within an hour go together: what slows one slows the others
@@ -28,13 +26,6 @@ class Gain:
 
     def __str__(self) -> str:
         return f"{self.share:+.1%} (95 % interval {self.low:+.1%} to {self.high:+.1%}) on {self.transfers:,} transfers"
-
-
-def pinball_losses(actual_log1p: Table, quantiles_log1p: Table) -> Table:
-    """The quantile loss of each transfer [n], the mean over its quantiles [n, 5], in log1p seconds."""
-    beyond = actual_log1p[:, None] - quantiles_log1p
-    levels = np.array(QUANTILES)
-    return np.asarray(np.maximum(levels * beyond, (levels - 1) * beyond).mean(axis=1), dtype=np.float64)
 
 
 def gain(incumbent: Table, challenger: Table, ended_at: Table, *, seed: int) -> Gain:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -45,11 +43,16 @@ def forecast_metrics(actual_s: Table, quantiles_log1p: Table) -> dict[str, float
     }
 
 
-def pinball(actual_log1p: Table, quantiles_log1p: Table, *, weight: NDArray[np.floating[Any]] | None = None) -> float:
-    """Mean over transfers [n] and quantiles [n, 5] of the quantile loss, in log1p seconds; `weight` [n] of transfers."""
+def pinball(actual_log1p: Table, quantiles_log1p: Table) -> float:
+    """Mean over transfers [n] of their quantile losses, in log1p seconds."""
+    return float(pinball_losses(actual_log1p, quantiles_log1p).mean())
+
+
+def pinball_losses(actual_log1p: Table, quantiles_log1p: Table) -> Table:
+    """The quantile loss of each transfer [n], the mean over its quantiles [n, 5], in log1p seconds."""
     beyond = actual_log1p[:, None] - quantiles_log1p
     levels = np.array(QUANTILES)
-    return float(np.average(np.maximum(levels * beyond, (levels - 1) * beyond).mean(axis=1), weights=weight))
+    return np.asarray(np.maximum(levels * beyond, (levels - 1) * beyond).mean(axis=1), dtype=np.float64)
 
 
 def surprise(actual_log1p: Table, quantiles_log1p: Table) -> Table:

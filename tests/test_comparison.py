@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.comparison import gain, pinball_losses
-from models.metrics import pinball
+from models.comparison import gain
+from models.metrics import pinball, pinball_losses
 
 
 def losses(count, *, seed, together=0.0):
