@@ -28,7 +28,7 @@ bench: $(READY)  ## speeds, as ratios measured in one run
 	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
 model: $(READY)  ## the default model; DATA names recorded events to learn from beside the simulated ones
-	$(BIN)/gridmedic train $(DATA) --simulated-hours 24 --seed 1 --out models/default
+	$(BIN)/gridmedic train $(DATA) --simulated-hours 120 --seed 1 --out models/default
 
 constraints:  ## pin what is installed now; upgrade it first
 	@echo "# Every version that gridmedic is tested with; 'make constraints' writes this file." > constraints.new

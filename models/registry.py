@@ -48,7 +48,7 @@ class Manifest(BaseModel):
     epochs: int = Field(description="passes over the data until the best one")
     data: TrainingData
     metrics: Mapping[str, Mapping[str, float]] = Field(
-        description="of model, constant and link_median on the held-out last part of the data"
+        description="of model, constant and link_median on the held-out last part of the data, before it was learnt from, too"
     )
     calibration: Mapping[str, float] = Field(
         description="surprise (models.metrics.surprise) that a share of the held-out transfers stayed below, by share"

@@ -15,7 +15,10 @@ from models.registry import QUANTILES
 
 Tensor: TypeAlias = Any  # TensorFlow has no types
 
-HEAD = (64, 32)
+HEAD = (128, 64)
+
+_DROPPED = 0.2  # of the values between the head's layers
+_LAYER_BITS = 24  # beyond which a seed tells layers apart
 
 # How often training hides what may be absent in service.
 _HIDDEN = {
@@ -76,17 +79,18 @@ class TrainableNetwork:
             cells.append(cell)
         return tf.stack(hiddens, axis=1), tf.stack(cells, axis=1)
 
-    def quantiles(self, inputs: Tensor, hidden: Tensor) -> Tensor:
-        """Quantiles of the standardised log duration, [m, 5]."""
+    def quantiles(self, inputs: Tensor, hidden: Tensor, *, turn: Tensor | None = None) -> Tensor:
+        """Quantiles of the standardised log duration, [m, 5]. In training `turn` says which values are dropped."""
         variables = self.variables
         wide = (
             self._product(inputs, variables["head_input"])
-            + self._product(hidden, variables["head_state"])
+            + self._product(self._thinned(hidden, 1, turn), variables["head_state"])
             + variables["head_bias"]
         )
-        narrow = self._product(tf.nn.relu(wide), variables["deep"]) + variables["deep_bias"]
+        wide = self._thinned(tf.nn.relu(wide), 2, turn)
+        narrow = tf.nn.relu(self._product(wide, variables["deep"]) + variables["deep_bias"])
         raw = (
-            self._product(tf.nn.relu(narrow), variables["out"])
+            self._product(self._thinned(narrow, 3, turn), variables["out"])
             + self._product(inputs, variables["out_input"])
             + variables["out_bias"]
         )
@@ -131,6 +135,13 @@ class TrainableNetwork:
         unknown = tf.math.is_nan(deviations)
         known = tf.where(unknown, 0.0, deviations)
         return tf.concat([tf.clip_by_value(known, -FAR, FAR), tf.cast(unknown, tf.float32)], axis=-1)
+
+    def _thinned(self, values: Tensor, layer: int, turn: Tensor | None) -> Tensor:
+        """Dropout (Srivastava et al. 2014); the same turn, the same draw."""
+        if turn is None:
+            return values
+        seed = tf.stack([self._seed ^ layer << _LAYER_BITS, turn])
+        return tf.nn.experimental.stateless_dropout(values, _DROPPED, seed=seed)
 
     def _product(self, a: Tensor, b: Tensor) -> Tensor:
         if self._precision is tf.float32:

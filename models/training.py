@@ -47,8 +47,10 @@ _FEWEST_EPOCHS = 3
 _ENOUGH = 40_000_000  # transfers in all epochs together, where more than the fewest are made
 _PATIENCE = 6  # epochs without a gain before training stops
 _RATE = 2e-3
+_LAST_EPOCHS = 4  # that what was held out is learnt from
+_LAST_RATE = 1e-3
 _LEAST_RATE = 0.02  # of the rate, at the end
-_DECAY = 1e-2
+_DECAY = 0.5
 _STEEPEST = 1.0  # norm that gradients are cut to
 _SCALE_CHUNKS = 16  # that means and deviations are taken of
 _SHARES = (0.5, 0.9, 0.95, 0.99, 0.995, 0.999)
@@ -69,7 +71,8 @@ def train(
 
     Each of `streams` gives pages in stream order, with EVENT_COLUMNS, and PATH_COLUMNS where measurements were attached; other
     types of events are left out. Streams do not know of each other: a simulated grid and a real one, say. The last fifth of
-    each in time is held out, 262,144 transfers at most: to stop early, and for the manifest's metrics. `start` is a model to
+    each in time is held out, 262,144 transfers at most: to stop early, and for the manifest's metrics; these taken, it is
+    learnt from, too. `start` is a model to
     go on from; its size counts then, not `units`.
 
     What was prepared and learnt is kept under `out` until training has ended. `task` names the data: training of the same
@@ -101,8 +104,9 @@ def train(
         calibration={},
         weights_hash="",
     )
+    manifest = _measured(manifest, book, Forecaster(Network(trainer.network.weights()), manifest))
+    trainer.finish()
     weights = trainer.network.weights()
-    manifest = _measured(manifest, book, Forecaster(Network(weights), manifest))
     if not _worker():
         manifest = save_model(out, manifest, weights)
     shutil.rmtree(folder)
@@ -139,6 +143,7 @@ class Trainer:
         self._strategy = strategy
         self._replicas: int = strategy.num_replicas_in_sync if strategy else 1
         self._checkpoint = checkpoint
+        self._goes_on = start is not None
         self._lanes = int(np.clip(book.rows // (self._replicas * _STEPS * _WINDOW), 1, _LANES))
         self._weights = _stream_weights(book)
         scales = {name: start[name] for name in SCALES} if start else _scales(book)
@@ -157,16 +162,28 @@ class Trainer:
         return list(self.network.variables.values())
 
     def fit(self, epochs: int | None = None) -> int:
-        """Train until the held-out pinball loss has stopped falling; return the epoch of the best weights."""
+        """Train until the held-out pinball loss has stopped falling; return the epoch of the best weights.
+
+        That is 0 where training went on from a model and none came out better.
+        """
         learnt = sum(stream.learnt for stream in self._book.streams)
         epochs = epochs or int(np.clip(_ENOUGH // learnt, _FEWEST_EPOCHS, _MOST_EPOCHS))
+        rows = self._book.rows
         course = self._resumed()
+        if self._goes_on and not course.turn:
+            course.best_loss, course.best = self._held_out_loss(), self._now()
         with _progress() as progress:
-            done = course.epoch * self._book.rows + self._book.rows_before(course.block)
-            task = progress.add_task("training", total=epochs * self._book.rows, completed=done, loss=course.told)
+            done = course.epoch * rows + self._book.rows_before(course.block)
+            task = progress.add_task("training", total=epochs * rows, completed=done, loss=course.told)
             while course.epoch < epochs and course.epoch - course.best_epoch < _PATIENCE:
                 while course.block < self._book.blocks:
-                    self._block(course, epochs, advance=lambda rows: progress.advance(task, rows))
+                    done = course.epoch * rows + self._book.rows_before(course.block)
+                    self._optimizer.learning_rate = _RATE * max(
+                        _LEAST_RATE, 0.5 * (1 + np.cos(np.pi * done / (epochs * rows)))
+                    )
+                    self._block(course, advance=lambda rows: progress.advance(task, rows))
+                    if time.monotonic() - self._saved_at > _CHECKPOINT_S:
+                        self._save(course)
                 self._states[:] = 0.0
                 course.judge(self._held_out_loss(), self._now())
                 progress.update(task, loss=course.told)
@@ -174,17 +191,32 @@ class Trainer:
         self.network.assign(course.best)
         return course.best_epoch
 
+    def finish(self) -> None:
+        """Learn from what was held out, too: nothing is as near to what will be forecast."""
+        course = Course(epoch=_MOST_EPOCHS)
+        for number in range(_LAST_EPOCHS):
+            self._states[:] = 0.0
+            self._optimizer.learning_rate = _LAST_RATE * (1 - number / _LAST_EPOCHS)
+            course.block = self._first_late_block
+            while course.block < self._book.blocks:
+                self._block(course, all_of_it=True)
+            course.epoch += 1
+
+    @property
+    def _first_late_block(self) -> int:
+        """From here on states know what they need to know when the held-out transfers come."""
+        return min(max(stream.learnt - RETAINED, 0) for stream in self._book.streams) // CHUNK
+
     def _now(self) -> dict[str, Floats]:
         """The weights at hand."""
         return {name: variable.numpy() for name, variable in self.network.variables.items()}
 
-    def _block(self, course: Course, epochs: int, *, advance: Callable[[int], object]) -> None:
-        """Learn from one block of chunks."""
-        done = course.epoch * self._book.rows + self._book.rows_before(course.block)
-        share = done / (epochs * self._book.rows)
-        self._optimizer.learning_rate = _RATE * max(_LEAST_RATE, 0.5 * (1 + np.cos(np.pi * share)))
+    def _block(
+        self, course: Course, *, all_of_it: bool = False, advance: Callable[[int], object] = lambda _: None
+    ) -> None:
+        """Learn from one block of chunks, but for what is held out unless it is `all_of_it`."""
         lessons, owners = self._book.block(course.block)
-        weight = self._weights[owners] * self._book.learnt(course.block, owners)
+        weight = self._weights[owners] * (self._book.learnt(course.block, owners) | all_of_it)
         draw = np.random.default_rng((self._seed, course.epoch, course.block))
         links = draw.permutation(self._book.links)
         owner = lessons["link"] % self._replicas
@@ -202,15 +234,12 @@ class Trainer:
             advance(sum(window.completions for window in windows))
         self._states = after
         course.block += 1
-        if time.monotonic() - self._saved_at > _CHECKPOINT_S:
-            self._save(course)
 
     def _held_out_loss(self) -> float:
         """Pinball loss of what is held out, in log1p seconds."""
-        first = min(max(stream.learnt - RETAINED, 0) for stream in self._book.streams) // CHUNK
         states = np.zeros_like(self._states)
         losses, weights = [], []
-        for block in range(first, self._book.blocks):
+        for block in range(self._first_late_block, self._book.blocks):
             lessons, owners = self._book.block(block)
             weight = self._weights[owners] * ~self._book.learnt(block, owners)
             shape = Shape.for_rows(len(lessons), lanes=self._lanes, window=_WINDOW)
@@ -261,7 +290,7 @@ class Trainer:
             hiddens, cells = self.network.steps(feed, *memory)
             inputs = self.network.inputs(feed["numbers"], feed["names"])
             known = known_states(hiddens, feed["carried"], feed["places"])
-            quantiles = self.network.quantiles(*self.network.hide(inputs, known, turn=number))
+            quantiles = self.network.quantiles(*self.network.hide(inputs, known, turn=number), turn=number)
             losses = self.network.losses(feed["log_duration"], quantiles)
             loss = tf.math.divide_no_nan(tf.reduce_sum(losses * feed["weight"]), heard)
         gradients = replica.all_reduce("sum", tape.gradient(loss, self._variables))
