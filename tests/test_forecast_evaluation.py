@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agent.evaluation import forecast, recordings
+from agent.evaluation import forecast
 from agent.evaluation.boosting import Boosting, CausalFeatures, boosting
 from agent.evaluation.forecast import evaluate, table
 from agent.evaluation.gain import gains
 from agent.evaluation.plots import draw
 from agent.replay import replay
+from agent.sources import finished
 from models.domain import ConfigError, ModelError, SourceError
 from models.history import Timeline
 from models.metrics import pinball
@@ -93,7 +94,7 @@ def written(transfers, path):
 
 
 def rows_of(transfers, folder):
-    recording = recordings.Recording(
+    recording = finished.Recording(
         {"data": [written(transfers, folder / "rows.csv")]}, measurements=(), site_map=None
     )
     return pd.concat(list(recording.pages()), ignore_index=True)
@@ -131,14 +132,14 @@ def test_without_history_the_report_is_that_of_a_replay(files, tmp_path):
 
 def test_pages_and_cuts_change_nothing(files, tmp_path, monkeypatch):
     evaluate(files[1:], history=files[:1], predictions=tmp_path / "whole.csv")
-    monkeypatch.setattr(recordings, "PAGE", 170)
+    monkeypatch.setattr(finished, "PAGE", 170)
     evaluate(files[1:], history=files[:1], predictions=tmp_path / "cut.csv")
     np.testing.assert_allclose(predicted(tmp_path / "cut.csv"), predicted(tmp_path / "whole.csv"), rtol=1e-5)
 
 
 def test_memory_is_cut_to_what_service_keeps(files, tmp_path, monkeypatch):
     evaluate(files[1:], history=files[:1], predictions=tmp_path / "whole.csv")
-    monkeypatch.setattr(recordings, "PAGE", 100)
+    monkeypatch.setattr(finished, "PAGE", 100)
     monkeypatch.setattr(forecast, "RETAINED", 150)
     monkeypatch.setattr("models.history.RETAINED", 150)
     found = evaluate(files[1:], history=files[:1], predictions=tmp_path / "cut.csv")
