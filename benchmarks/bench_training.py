@@ -65,10 +65,10 @@ class timed_pages(Iterator[pd.DataFrame]):  # noqa: N801 - reads as a function
 def rate(trainer: training.Trainer, book: Book) -> float:
     """Targets a second over all blocks but the first, in which TensorFlow builds its graph."""
     course = training.Course()
-    trainer._block(course)
+    trainer.learn(course)
     began = time.perf_counter()
     while course.block < book.blocks - 1:
-        trainer._block(course)
+        trainer.learn(course)
     return (book.blocks - 2) * CHUNK / (time.perf_counter() - began)
 
 

@@ -181,7 +181,7 @@ class Trainer:
                     self._optimizer.learning_rate = _RATE * max(
                         _LEAST_RATE, 0.5 * (1 + np.cos(np.pi * done / (epochs * rows)))
                     )
-                    self._block(course, advance=lambda rows: progress.advance(task, rows))
+                    self.learn(course, advance=lambda rows: progress.advance(task, rows))
                     if time.monotonic() - self._saved_at > _CHECKPOINT_S:
                         self._save(course)
                 self._states[:] = 0.0
@@ -199,7 +199,7 @@ class Trainer:
             self._optimizer.learning_rate = _LAST_RATE * (1 - number / _LAST_EPOCHS)
             course.block = self._first_late_block
             while course.block < self._book.blocks:
-                self._block(course, all_of_it=True)
+                self.learn(course, all_of_it=True)
             course.epoch += 1
 
     @property
@@ -211,7 +211,7 @@ class Trainer:
         """The weights at hand."""
         return {name: variable.numpy() for name, variable in self.network.variables.items()}
 
-    def _block(
+    def learn(
         self, course: Course, *, all_of_it: bool = False, advance: Callable[[int], object] = lambda _: None
     ) -> None:
         """Learn from one block of chunks, but for what is held out unless it is `all_of_it`."""

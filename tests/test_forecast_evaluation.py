@@ -94,9 +94,7 @@ def written(transfers, path):
 
 
 def rows_of(transfers, folder):
-    recording = finished.Recording(
-        {"data": [written(transfers, folder / "rows.csv")]}, measurements=(), site_map=None
-    )
+    recording = finished.Recording({"data": [written(transfers, folder / "rows.csv")]}, measurements=(), site_map=None)
     return pd.concat(list(recording.pages()), ignore_index=True)
 
 

@@ -200,7 +200,7 @@ def test_training_that_was_broken_off_goes_on_as_if_it_had_not(
     monkeypatch.setattr("models.lessons.CHUNK", 400)
     monkeypatch.setattr(training, "_CHECKPOINT_S", 0.0)
     whole = training.train([[rows]], out=tmp_path / "whole", task="t", seed=5, epochs=3, units=8)
-    blocks = training.Trainer._block
+    blocks = training.Trainer.learn
     done = []
 
     def broken(self: object, *args: object, **options: object) -> None:
@@ -209,10 +209,10 @@ def test_training_that_was_broken_off_goes_on_as_if_it_had_not(
         done.append(1)
         blocks(self, *args, **options)
 
-    monkeypatch.setattr(training.Trainer, "_block", broken)
+    monkeypatch.setattr(training.Trainer, "learn", broken)
     with pytest.raises(KeyboardInterrupt):
         training.train([[rows]], out=tmp_path / "broken", task="t", seed=5, epochs=3, units=8)
-    monkeypatch.setattr(training.Trainer, "_block", blocks)
+    monkeypatch.setattr(training.Trainer, "learn", blocks)
     # Nothing is read again: neither what was prepared nor what was learnt is lost.
     again = training.train([], out=tmp_path / "broken", task="t", seed=5, epochs=3, units=8)
     assert again.epochs == whole.epochs
