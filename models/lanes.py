@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.features import ones
 from models.history import Floats, Ints
 from models.lessons import Lessons
 
@@ -85,16 +86,15 @@ def laid(lessons: Lessons, weight: Floats, states: Floats, links: Ints, shape: S
         there = {name: array[:, steps] for name, array in in_lanes.items()}
         needed = np.unique(np.concatenate([[0], there["brought"].ravel(), carried[part][elsewhere]]))
         rows = order[part]
-        told = lessons[rows]
         yield Window(
             feed={
                 "outcomes": told_by["outcomes"][there["rows"]],
                 "begins": there["begins"],
                 "brought": np.searchsorted(needed, there["brought"]).astype(np.int32),
                 "carried": states[needed],
-                "numbers": told["numbers"],
-                "names": told["names"],
-                "log_duration": told["log_duration"],
+                "numbers": lessons["numbers"][rows],
+                "names": ones(lessons["names"][rows]),
+                "log_duration": lessons["log_duration"][rows],
                 "weight": weight[rows],
                 "places": np.where(
                     elsewhere, lanes * window + np.searchsorted(needed, carried[part]), place[part]

@@ -8,17 +8,17 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from models.features import NAMES, NUMBERS, blocks
+from models.features import NUMBERS, blocks
 from models.forecaster import FAR, SCALES, shapes
 from models.history import Floats
 from models.registry import QUANTILES
 
 Tensor: TypeAlias = Any  # TensorFlow has no types
 
-HEAD = (128, 64)
+HEAD = (64, 32)
 
-_DROPPED = 0.2  # of the values between the head's layers
-_LAYER_BITS = 24  # beyond which a seed tells layers apart
+_DROPPED = 51  # of 256 values between the head's layers
+_ANOTHER_DRAW = 1 << 24  # tells the seeds of what is dropped from those of what is hidden
 
 # How often training hides what may be absent in service.
 _HIDDEN = {
@@ -82,15 +82,15 @@ class TrainableNetwork:
     def quantiles(self, inputs: Tensor, hidden: Tensor, *, turn: Tensor | None = None) -> Tensor:
         """Quantiles of the standardised log duration, [m, 5]. In training `turn` says which values are dropped."""
         variables = self.variables
+        kept = (1.0, 1.0, 1.0) if turn is None else self._kept(tf.shape(inputs)[0], turn)
         wide = (
             self._product(inputs, variables["head_input"])
-            + self._product(self._thinned(hidden, 1, turn), variables["head_state"])
+            + self._product(hidden * kept[0], variables["head_state"])
             + variables["head_bias"]
         )
-        wide = self._thinned(tf.nn.relu(wide), 2, turn)
-        narrow = tf.nn.relu(self._product(wide, variables["deep"]) + variables["deep_bias"])
+        narrow = self._product(tf.nn.relu(wide) * kept[1], variables["deep"]) + variables["deep_bias"]
         raw = (
-            self._product(self._thinned(narrow, 3, turn), variables["out"])
+            self._product(tf.nn.relu(narrow) * kept[2], variables["out"])
             + self._product(inputs, variables["out_input"])
             + variables["out_bias"]
         )
@@ -100,9 +100,8 @@ class TrainableNetwork:
         return tf.stack([below - gaps[:, 0], below, middle, above, above + gaps[:, 4]], axis=1)
 
     def inputs(self, numbers: Tensor, names: Tensor) -> Tensor:
-        """What the head looks at: numbers [m, NUMBERS] (NaN unknown) and buckets of names [m, NAME_COLUMNS]."""
-        ones = tf.reduce_sum(tf.one_hot(tf.cast(names, tf.int32), len(NAMES)), axis=1)
-        return tf.concat([self._standardised(numbers, "number"), ones], axis=1)
+        """What the head looks at: numbers [m, NUMBERS] (NaN unknown) and names [m, NAMES]."""
+        return tf.concat([self._standardised(numbers, "number"), names], axis=1)
 
     def losses(self, log_duration: Tensor, quantiles: Tensor) -> Tensor:
         """Mean over the quantiles of the pinball loss, [m], in deviations of the log duration."""
@@ -136,12 +135,15 @@ class TrainableNetwork:
         known = tf.where(unknown, 0.0, deviations)
         return tf.concat([tf.clip_by_value(known, -FAR, FAR), tf.cast(unknown, tf.float32)], axis=-1)
 
-    def _thinned(self, values: Tensor, layer: int, turn: Tensor | None) -> Tensor:
-        """Dropout (Srivastava et al. 2014); the same turn, the same draw."""
-        if turn is None:
-            return values
-        seed = tf.stack([self._seed ^ layer << _LAYER_BITS, turn])
-        return tf.nn.experimental.stateless_dropout(values, _DROPPED, seed=seed)
+    def _kept(self, count: Tensor, turn: Tensor) -> list[Tensor]:
+        """What the state and the head's layers are multiplied with: dropout (Srivastava et al. 2014), a byte for each value."""
+        widths = (self.units, *HEAD)
+        words = -(-sum(widths) // 4)
+        seed = tf.stack([self._seed ^ _ANOTHER_DRAW, turn])
+        drawn = tf.random.stateless_uniform((count, words), seed=seed, minval=None, maxval=None, dtype=tf.int32)
+        luck = tf.reshape(tf.bitcast(drawn, tf.uint8), (count, 4 * words))[:, : sum(widths)]
+        kept = tf.cast(luck >= _DROPPED, tf.float32) * (256 / (256 - _DROPPED))
+        return list(tf.split(kept, widths, axis=1))
 
     def _product(self, a: Tensor, b: Tensor) -> Tensor:
         if self._precision is tf.float32:

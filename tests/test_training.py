@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from models.domain import ModelError
+from models.features import ones
 from models.forecaster import Forecaster, Network
 from models.lanes import Shape, laid
 from models.lessons import Book, finished_transfers, lessons_of, prepare
@@ -105,7 +106,7 @@ def test_numpy_equals_tensorflow(training: ModuleType, tmp_path: Path) -> None:
         states, _ = network.steps(feed, empty, empty)
         known = mine["known"]
         hidden = np.where(known[:, None] > 0, states.numpy()[0][np.maximum(known - 1, 0)], 0)
-        inputs = network.inputs(mine["numbers"], mine["names"])
+        inputs = network.inputs(mine["numbers"], ones(mine["names"]))
         expected = network.quantiles(inputs, hidden.astype(np.float32)).numpy() * scale + mean
         np.testing.assert_allclose(served[lessons["link"] == link], np.maximum(expected, 0), rtol=0, atol=1e-5)
 
