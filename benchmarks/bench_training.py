@@ -1,6 +1,7 @@
 """How fast the forecaster is trained: preparing lessons, and learning from them, on a made-up stream of 5,000 links.
 
-With `--events 36000000 --epoch` a whole month: one epoch over that many, with the memory that it takes.
+Beside it the first design, an LSTM over windows of 100 events, which learns from one target a window. `--events 36000000`
+makes it a month of ATLAS: one epoch over all of it, with the memory that it takes.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from streams import ended_transfers
 
+from agent.evaluation import windowed
 from models import training
 from models.lessons import CHUNK, Book, prepare
 
 LINKS, PER_SECOND, PAGE = 5_000, 25.0, 65_536
 EVENTS = 10 * CHUNK
+WINDOWS = 20_000
 
 
 def main() -> None:
@@ -34,8 +38,12 @@ def main() -> None:
         print(f"stream      {book.rows:,} finished transfers on {book.links:,} links", flush=True)
         print(f"preparing   {book.rows / seconds:,.0f} transfers/s (features, states' places, to disk)", flush=True)
         trainer = training.Trainer(book, units=training.UNITS, seed=1)
-        print(f"learning    {rate(trainer, book):,.0f} targets/s, one epoch over all of them", flush=True)
+        streams = rate(trainer, book)
+        print(f"learning    {streams:,.0f} targets/s, over all of them once", flush=True)
     print(f"memory      {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB at most")
+    windows = rate_of_windows()
+    print(f"windows     {windows:,.0f} targets/s in the first design, {windowed.UNITS} units")
+    print(f"ratio       {streams / windows:.0f} times as many targets a second")
 
 
 class timed_pages(Iterator[pd.DataFrame]):  # noqa: N801 - reads as a function
@@ -70,6 +78,17 @@ def rate(trainer: training.Trainer, book: Book) -> float:
     while course.block < book.blocks - 1:
         trainer.learn(course)
     return (book.blocks - 2) * CHUNK / (time.perf_counter() - began)
+
+
+def rate_of_windows() -> float:
+    """Targets a second of the first design, one for each window."""
+    net = windowed.network(9, seed=1)
+    windows = np.random.default_rng(1).random((WINDOWS, windowed.WINDOW, 9), dtype=np.float32)
+    target = windows[:, -1, :1]
+    net.fit(windows[: WINDOWS // 10], target[: WINDOWS // 10], batch_size=256, verbose=0)
+    began = time.perf_counter()
+    net.fit(windows, target, batch_size=256, verbose=0)
+    return WINDOWS / (time.perf_counter() - began)
 
 
 if __name__ == "__main__":

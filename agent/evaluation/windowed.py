@@ -116,12 +116,18 @@ def _tensorflow() -> Keras:
     return tf
 
 
-def _trained(inputs: Inputs, target: Inputs, first_late: int, *, seed: int) -> Keras:
-    """Train on windows that end before `first_late`, until those that end after it are forecast no better."""
+def network(width: int, *, seed: int) -> Keras:
+    """The net before training: windows [n, WINDOW, width] to a share of the scale [n, 1]."""
     keras = _tensorflow().keras
     keras.utils.set_random_seed(seed % 2**32)
-    net = keras.Sequential([keras.Input((WINDOW, inputs.shape[1])), keras.layers.LSTM(UNITS), keras.layers.Dense(1)])
+    net = keras.Sequential([keras.Input((WINDOW, width)), keras.layers.LSTM(UNITS), keras.layers.Dense(1)])
     net.compile(optimizer=keras.optimizers.Adam(1e-3, clipnorm=1.0), loss="mse")
+    return net
+
+
+def _trained(inputs: Inputs, target: Inputs, first_late: int, *, seed: int) -> Keras:
+    """Train on windows that end before `first_late`, until those that end after it are forecast no better."""
+    net = network(inputs.shape[1], seed=seed)
     draw = np.random.default_rng(seed)
     late = draw.permutation(np.arange(first_late, len(inputs)))[:_LATE_WINDOWS]
     late_inputs, late_target = _windows(inputs, late), target[late]
