@@ -93,14 +93,14 @@ class Documents:
             return empty_events()
         blocks = [Fields(self._origin, block) for block in _blocks(records)]
         columns = {name: [block.column(name) for block in blocks] for name in EVENT_COLUMNS}
-        return pd.DataFrame(
+        table = pa.table(
             {
-                name: np.concatenate(parts)
-                if isinstance(parts[0], np.ndarray)
-                else pd.Series(pa.chunked_array(parts), dtype="str")
+                name: np.concatenate(parts) if isinstance(parts[0], np.ndarray) else pa.chunked_array(parts)
                 for name, parts in columns.items()
             }
         )
+        frame: pd.DataFrame = table.to_pandas()
+        return frame
 
     def text(self, records: Records) -> bytes:
         """The messages as JSON lines, in the order of their records."""

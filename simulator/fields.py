@@ -97,18 +97,24 @@ class Fields:
         self._records = records
         self._activity = records["activity"]
         self._destination = records["destination"]
+        self._saying: dict[tuple[What, ...], tuple[npt.NDArray[np.bool_], Fields]] = {}
 
     def column(self, name: str) -> Texts | FloatArray:
         """A column of a batch of events: text, "" where the message does not say it; or float64, NaN likewise."""
-        said = np.isin(self._records["what"], _SAID.get(name, tuple(What)))
+        said, those = self._that_say(_SAID.get(name, tuple(What)))
         if name in NUMBER_COLUMNS:
             return np.where(said, self._number(name), np.nan)
         if name == "previous_request_id":
-            said &= self._records["retry"] > 0
-            return spread(self._request_ids(said, 1), said)
-        if said.all():
-            return getattr(self, name)
-        return spread(getattr(Fields(self._origin, self._records[said]), name), said)
+            again = said & (self._records["retry"] > 0)
+            return spread(self._request_ids(again, 1), again)
+        return getattr(self, name) if those is self else spread(getattr(those, name), said)
+
+    def _that_say(self, whats: tuple[What, ...]) -> tuple[npt.NDArray[np.bool_], Fields]:
+        """Which messages are of these, and their fields. Several columns are said by the same ones."""
+        if whats not in self._saying:
+            said = np.isin(self._records["what"], whats)
+            self._saying[whats] = said, self if said.all() else Fields(self._origin, self._records[said])
+        return self._saying[whats]
 
     def _number(self, name: str) -> FloatArray:
         records = self._records
