@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from agent.sources.files import files_of
-from agent.sources.finished import Recording
+from agent.sources.finished import Recording, check_columns
+from models.domain import SourceError
 from models.events import FINISHED
 from models.measurements import Paths
 from models.training import train as train_on
@@ -39,8 +40,10 @@ def train(
     """
     files, readings = files_of(data), files_of(measurements)
     streams: list[Iterator[pd.DataFrame]] = []
+    recording = Recording({"data": files}, measurements=readings, site_map=site_map)
     if files:
-        streams.append(Recording({"data": files}, measurements=readings, site_map=site_map).pages())
+        check_columns(files)
+        streams.append(_finished(recording))
     streams += _simulated(hours=simulated_hours, seed=seed)
     task = _task(files, readings, site_map, simulated_hours, seed)
     manifest = train_on(streams, out=out, task=task, start=start, seed=seed)
@@ -48,7 +51,20 @@ def train(
     for name, metrics in manifest.metrics.items():
         shown = ", ".join(f"{measure} {metrics[measure]:.4g}" for measure in ("mae_log1p", "median_ae_s", "coverage90"))
         lines.append(f"  {name:<12} {shown}")
+    if refused := recording.accounts["data"].refusals():
+        lines.append(f"  refused of the data: {refused}")
     return "\n".join(lines)
+
+
+def _finished(recording: Recording) -> Iterator[pd.DataFrame]:
+    """Finished transfers; raise SourceError that says what there was instead if there are none."""
+    yield from recording.pages()
+    account = recording.accounts["data"]
+    if not account.scored:
+        raise SourceError(
+            f"none of the {account.read:,} records of the data is a finished transfer that can be learnt from; refused: "
+            f"{account.refusals() or 'none'}; name files that hold finished transfers with size, start and end"
+        )
 
 
 def _task(files: Sequence[Path], readings: Sequence[Path], site_map: Path | None, hours: float, seed: int) -> str:

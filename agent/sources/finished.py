@@ -17,14 +17,16 @@ from agent.daemon import wall_clock
 from agent.desk.text import clean
 from agent.sources import EVENTS, READINGS
 from agent.sources.files import FilesSource
+from agent.sources.formats import header
 from agent.sources.recorded import RecordedEvents, RecordedReadings
 from models.domain import SourceError
-from models.events import FINISHED, Page, event_keys
+from models.events import ALIASES, FINISHED, Page, event_keys
 from models.measurements import Paths, SiteMap
 
 Keys = NDArray[np.uint64]
 
 PAGE = 10_000  # events at once
+NEEDED = ("source", "destination", "bytes", "started_at", "ended_at")
 OVERLAP_S = 3600.0  # documents that are cut by the time when they were written may lie so far out of order
 
 
@@ -36,10 +38,31 @@ class Account:
     scored: int = 0
     used: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)  # of what was wrong, by reason
+
+    def refusals(self) -> str:
+        """What was refused, for people; "" for nothing."""
+        return ", ".join(
+            f"{count:,} for {reason}" + (f" ({clean(example, 80)})" if (example := self.examples.get(reason)) else "")
+            for reason, count in sorted(self.refused.items())
+        )
 
     def numbers(self) -> dict[str, object]:
         """In the form of a replay's `events`."""
         return {"read": self.read, "scored": self.scored, "used": self.used, "refused": dict(self.refused)}
+
+
+def check_columns(files: Sequence[Path]) -> None:
+    """Raise SourceError if a table lacks what a finished transfer has to say of itself."""
+    for path in files:
+        columns = header(path)
+        for name in NEEDED:
+            if columns and name not in columns and not set(columns).intersection(ALIASES.get(name, ())):
+                known = " or ".join(dict.fromkeys((*ALIASES.get(name, ()), name)))
+                raise SourceError(
+                    f"{path}: has no column {known}, without which nothing can be learnt from its transfers; write it with that "
+                    "column, or leave the file out"
+                )
 
 
 class Recording:
@@ -108,6 +131,8 @@ class _Parts:
         account = self._accounts[name]
         account.read += page.read
         account.refused.update(refusal.reason for refusal in page.refusals)
+        for refusal in page.refusals:
+            account.examples.setdefault(refusal.reason, refusal.detail)
         self._cursor = page.cursor
         more = len(self._left) > 1
         if page.caught_up and more:

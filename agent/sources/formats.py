@@ -62,6 +62,26 @@ def is_read(name: str) -> bool:
     return Path(name.removesuffix(".gz")).suffix in _KINDS
 
 
+def header(path: Path) -> list[str]:
+    """The columns of a table, without the prefixes of nested documents; none for a file of documents.
+
+    Raise SourceError for a file that is not what its name says.
+    """
+    try:
+        kind = _kind(str(path))
+        if kind is _JsonLines:
+            return []
+        if kind is _Parquet:
+            with _unpacked(str(path)) if path.suffix == ".gz" else path.open("rb") as file:
+                columns = pq.read_schema(file).empty_table().flatten().column_names
+        else:
+            with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+                columns = next(csv.reader(file), [])
+    except (*_DAMAGED, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        raise SourceError(f"{path}: cannot be read ({error}); check that it is there, readable and complete") from error
+    return [_plain(name) for name in columns]
+
+
 def open_file(path: str, row: int, decoder: Decoder) -> Reader:
     """Open `path` as what its name says, after its first `row` records; raise SourceError if it is something else."""
     try:
@@ -307,9 +327,13 @@ def _parsed(line: str) -> object:
 
 
 def _check_columns(path: str, header: Sequence[str], decoder: Decoder) -> None:
-    if decoder.marks.isdisjoint(name.removeprefix("payload.").removeprefix("data.") for name in header):
+    if decoder.marks.isdisjoint(map(_plain, header)):
         wanted = ", ".join(sorted(decoder.marks)[:6])
         raise SourceError(
             f"{path}: holds no {decoder.what}: its columns are {', '.join(header)[:200]!r}, and none of them is {wanted} or "
             "the like; name a file that has them"
         )
+
+
+def _plain(column: str) -> str:
+    return column.strip().removeprefix("\ufeff").removeprefix("payload.").removeprefix("data.")
