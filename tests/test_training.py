@@ -289,7 +289,7 @@ def test_two_devices_learn_together(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 0, done.stderr
     losses = json.loads(done.stdout.splitlines()[-1])
-    assert losses["one"][0] == pytest.approx(losses["two"][0], rel=1e-5)
+    assert losses["one"][0] == pytest.approx(losses["two"][0], rel=1e-4)
     assert losses["two"][1] < 0.6 * losses["two"][0]
     assert losses["two"][1] == pytest.approx(losses["one"][1], rel=0.1)
 
