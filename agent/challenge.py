@@ -122,7 +122,7 @@ def challenge(transfers: pd.DataFrame, *, known: Versions, scratch: Path, at: da
     losses = [pinball_losses(actual, _forecasts(model, warm, held_out)) for model in (champion, scratch)]
     found = gain(losses[0], losses[1], held_out["ended_at"].to_numpy(np.float64), seed=0)
     why = f"pinball loss {losses[1].mean():.4g} against {losses[0].mean():.4g} of {called(standing.version)}: gain {found}"
-    better = found.low > 0
+    better = found.share.low > 0
     if not better:
         return Verdict(what=What.KEPT_OUT, version=None, why=why)
     name = known.add(scratch, at=at)

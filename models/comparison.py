@@ -15,34 +15,54 @@ DRAWS = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gain:
-    """By which share of the incumbent's loss the challenger's is smaller, with a 95 % interval; below 0 it is larger."""
+class Interval:
+    """A value and where it lies with 95 %."""
 
-    share: float
+    value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """By how much the challenger's loss is smaller than the incumbent's; below 0 it is larger."""
+
+    mean: Interval  # over transfers
+    share: Interval  # of the incumbent's loss
     transfers: int
     blocks: int
 
     def __str__(self) -> str:
-        return f"{self.share:+.1%} (95 % interval {self.low:+.1%} to {self.high:+.1%}) on {self.transfers:,} transfers"
+        share = self.share
+        return (
+            f"{share.value:+.1%} (95 % interval {share.low:+.1%} to {share.high:+.1%}) on {self.transfers:,} transfers"
+        )
 
 
 def gain(incumbent: Table, challenger: Table, ended_at: Table, *, seed: int) -> Gain:
     """Compare the losses [n] of two forecasters on the same transfers, in the order in which they ended.
 
-    The interval is of a block bootstrap (Künsch 1989) of the ratio of the two sums: whole hours are drawn again and again, so
-    that a long trouble counts as one observation and not as thousands. Of few hours it comes out too narrow, and is widened as
-    Student's distribution is wider than the normal.
+    The intervals are of a block bootstrap (Künsch 1989): whole hours are drawn again and again, for both the same ones, so
+    that a long trouble counts as one observation and not as thousands. Of few hours they come out too narrow, and are widened
+    as Student's distribution is wider than the normal.
     """
     blocks = _blocks(ended_at)
     count = int(blocks.max()) + 1
     before, after = (np.bincount(blocks, losses, minlength=count) for losses in (incumbent, challenger))
+    sizes = np.bincount(blocks, minlength=count)
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=DRAWS)
-    shares = 1 - (drawn @ after) / (drawn @ before)
-    share = 1 - after.sum() / before.sum()
-    low, high = share + (np.quantile(shares, (0.025, 0.975)) - share) * _widening(count)
-    return Gain(share=float(share), low=float(low), high=float(high), transfers=len(blocks), blocks=count)
+    less = (before - after).sum()
+    return Gain(
+        mean=_interval(less / len(blocks), (drawn @ (before - after)) / (drawn @ sizes), count),
+        share=_interval(less / before.sum(), (drawn @ (before - after)) / (drawn @ before), count),
+        transfers=len(blocks),
+        blocks=count,
+    )
+
+
+def _interval(value: float, drawn: Table, blocks: int) -> Interval:
+    low, high = value + (np.quantile(drawn, (0.025, 0.975)) - value) * _widening(blocks)
+    return Interval(value=float(value), low=float(low), high=float(high))
 
 
 def _widening(blocks: int) -> float:

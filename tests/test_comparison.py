@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.comparison import gain
+from models.comparison import Interval, gain
 from models.metrics import pinball, pinball_losses
 
 
@@ -26,11 +26,13 @@ def test_losses_are_those_of_the_metric():
 def test_a_real_gain_is_seen_and_a_loss_too():
     incumbent, ended, noise = losses(20_000, seed=1)
     found = gain(incumbent, 0.95 * incumbent + noise, ended, seed=0)
-    assert 0.0 < found.low < found.share < found.high
-    assert found.share == pytest.approx(0.05, abs=0.01)
+    assert 0.0 < found.share.low < found.share.value < found.share.high
+    assert found.share.value == pytest.approx(0.05, abs=0.01)
+    assert found.mean.value == pytest.approx(0.05 * incumbent.mean(), abs=0.001)
+    assert 0.0 < found.mean.low < found.mean.value < found.mean.high
     assert found.transfers == 20_000
-    assert gain(incumbent, 1.05 * incumbent + noise, ended, seed=0).high < 0
-    assert gain(incumbent, incumbent, ended, seed=0).low == 0.0
+    assert gain(incumbent, 1.05 * incumbent + noise, ended, seed=0).share.high < 0
+    assert gain(incumbent, incumbent, ended, seed=0).share.low == 0.0
 
 
 def test_where_there_is_no_gain_one_is_seen_in_few_cases_however_errors_go_together():
@@ -38,7 +40,7 @@ def test_where_there_is_no_gain_one_is_seen_in_few_cases_however_errors_go_toget
     seen = 0
     for seed in range(400):
         incumbent, ended, noise = losses(2_000, seed=seed, together=0.01)
-        seen += gain(incumbent, incumbent + noise, ended, seed=seed).low > 0
+        seen += gain(incumbent, incumbent + noise, ended, seed=seed).share.low > 0
     assert seen <= 400 * 0.05
 
 
@@ -51,4 +53,14 @@ def test_the_same_seed_gives_the_same_interval():
 def test_few_transfers_in_a_short_time_are_cut_into_runs(count):
     found = gain(np.full(count, 2.0), np.full(count, 1.0), 1.7e9 + np.arange(count), seed=0)
     assert found.blocks == min(count, 24)
-    assert (found.low, found.share, found.high) == (0.5, 0.5, 0.5)
+    assert found.share == Interval(value=0.5, low=0.5, high=0.5)
+    assert found.mean == Interval(value=1.0, low=1.0, high=1.0)
+
+
+def test_errors_that_go_together_widen_the_interval():
+    def width(together):
+        incumbent, ended, noise = losses(2_000, seed=3, together=together)
+        mean = gain(incumbent, incumbent + noise, ended, seed=0).mean
+        return mean.high - mean.low
+
+    assert width(0.05) > 4 * width(0.0)

@@ -14,8 +14,7 @@ import pytest
 
 from agent.evaluation import forecast
 from agent.evaluation.boosting import Boosting, CausalFeatures, boosting
-from agent.evaluation.forecast import evaluate, table
-from agent.evaluation.gain import gains
+from agent.evaluation.forecast import evaluate, gain_over, table
 from agent.evaluation.plots import draw
 from agent.replay import replay
 from agent.sources import finished
@@ -268,32 +267,18 @@ def test_tensorflow_and_matplotlib_are_imported_by_what_needs_them_alone():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_gains_by_hand():
-    actual = np.expm1(np.full(100, 3.0))
+def test_gain_by_hand():
+    seconds = np.expm1(np.full(100, 3.0))
     model, other = np.full((100, 5), 3.1), np.full((100, 5), 3.5)
-    gain = gains(actual, model, {"other": other})["other"]
-    assert (gain["n"], gain["blocks"]) == (100, 10)
+    gain = gain_over(other, model, seconds, np.arange(100.0), seed=0)
+    assert (gain["n"], gain["blocks"]) == (100, 24)
     assert gain["mae_log1p"] == pytest.approx({"mean": 0.4, "low": 0.4, "high": 0.4})
     assert gain["pinball"]["mean"] == pytest.approx(0.2)
 
 
-def test_gains_of_few_have_no_interval():
-    gain = gains(np.ones(9), np.zeros((9, 5)), {"other": np.zeros((9, 5))})["other"]
+def test_a_gain_on_few_has_no_interval():
+    gain = gain_over(np.zeros((4, 5)), np.zeros((4, 5)), np.ones(4), np.arange(4.0), seed=0)
     assert gain["mae_log1p"] == {"mean": 0.0, "low": None, "high": None}
-    assert gains(np.ones(0), np.zeros((0, 5)), {"other": np.zeros((0, 5))})["other"]["pinball"]["mean"] is None
-
-
-def test_errors_that_go_together_widen_the_interval():
-    draw_ = np.random.default_rng(2)
-    actual, still = np.expm1(np.full(2500, 5.0)), np.full((2500, 5), 5.0)
-    alone = draw_.exponential(0.5, 2500)
-    together = draw_.exponential(0.5, 50).repeat(50)
-
-    def width(errors):
-        gain = gains(actual, still, {"other": still + errors[:, None]})["other"]["mae_log1p"]
-        return gain["high"] - gain["low"]
-
-    assert width(together) > 4 * width(alone)
 
 
 @pytest.mark.parametrize("count", [1, 7, 49, 900])

@@ -11,13 +11,14 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from models.domain import ModelError
-from models.features import ones
+from models.features import OUTCOMES, ones
 from models.forecaster import Forecaster, Network
 from models.lanes import Shape, laid
 from models.lessons import Book, finished_transfers, lessons_of, prepare
@@ -241,6 +242,44 @@ def test_training_goes_on_from_another_model(training: ModuleType, tmp_path: Pat
     assert second.metrics["model"]["pinball"] < 1.1 * first.metrics["model"]["pinball"]
     with pytest.raises(ModelError, match="holds no forecaster"):
         training.train([[rows]], out=tmp_path / "third", start=tmp_path / "nothing")
+
+
+def test_the_gradient_that_is_written_out_is_the_one_that_is_derived(training: ModuleType) -> None:
+    tf, draw, units, lanes, steps = training.tf, np.random.default_rng(5), 6, 4, 9
+    scales = {"outcome_mean": np.zeros(len(OUTCOMES), "f4"), "outcome_scale": np.ones(len(OUTCOMES), "f4")}
+    network = training.TrainableNetwork(scales=scales, units=units, seed=2)
+    window = {
+        "outcomes": draw.normal(size=(lanes, steps, len(OUTCOMES))).astype("f4"),
+        "begins": draw.random((lanes, steps)) < 0.2,
+        "brought": draw.integers(3, size=(lanes, steps)),
+        "carried": draw.normal(size=(3, 2 * units)).astype("f4"),
+    }
+    start = tf.constant(draw.normal(size=(2, lanes, units)).astype("f4"))
+    worth = tf.constant(draw.normal(size=(lanes, steps, units)).astype("f4"))
+    told = [network.variables[name] for name in ("step_outcome", "step_state", "step_bias")]
+
+    def derived() -> list[Any]:
+        inputs = network._standardised(window["outcomes"], "outcome")
+        hidden, cell, hiddens = start[0], start[1], []
+        for i in range(steps):
+            fresh = tf.gather(window["carried"], window["brought"][:, i])
+            first = window["begins"][:, i, None]
+            hidden, cell = tf.where(first, fresh[:, :units], hidden), tf.where(first, fresh[:, units:], cell)
+            gates = inputs[:, i] @ told[0] + hidden @ told[1] + told[2]
+            entry, keep, release, candidate = tf.split(gates, 4, axis=1)
+            cell = tf.sigmoid(keep) * cell + tf.sigmoid(entry) * tf.tanh(candidate)
+            hidden = tf.sigmoid(release) * tf.tanh(cell)
+            hiddens.append(hidden)
+        return [tf.stack(hiddens, axis=1), cell]  # noqa: PD013 - no frame
+
+    with tf.GradientTape(persistent=True) as tape:
+        (expected, last), (found, cells) = derived(), network.steps(window, start[0], start[1])
+        losses = [tf.reduce_sum(states * worth) for states in (expected, found)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(cells[:, -1], last, atol=1e-6)
+    gradients = [tape.gradient(loss, told) for loss in losses]
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_too_little_data_is_a_clear_error(training: ModuleType, tmp_path: Path) -> None:
