@@ -16,7 +16,7 @@ run: $(READY)  ## the simulated grid, the daemon that watches it, and the consol
 	$(BIN)/gridmedic demo
 
 test: $(READY) lint  ## lint, types, architecture and the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

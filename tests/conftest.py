@@ -14,6 +14,20 @@ import pytest
 _names = itertools.count()
 
 
+def pytest_configure(config):
+    """Have the simulator's kernels compiled before workers share out the tests: else each does it, against tests' deadlines."""
+    if getattr(config.option, "numprocesses", None):
+        from tests import worlds  # noqa: PLC0415  (the workers compile nothing)
+
+        worlds.SickWorld().advance(minutes=30)
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, so that no worker is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def postgres_server():
     """The address of a PostgreSQL server of this session's own, without the database's name."""
