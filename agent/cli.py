@@ -303,7 +303,9 @@ def replay(
     type=click.Path(path_type=Path, file_okay=False),
     help="A model to go on from, or `default` for the shipped one; without it from nothing.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed, the same model.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="The same seed, the same model."
+)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The model's directory.")
 def train(
     data: tuple[Path, ...],

@@ -104,10 +104,6 @@ class Entity:
             raise ValueError(f"{text!r} needs two ends, written {kind}:A>B")
         return entity
 
-    @classmethod
-    def of_link(cls, link: Link) -> Entity:
-        return cls(EntityKind.LINK, str(link))
-
     @property
     def link(self) -> Link:
         """The two ends of a link or network; raise ValueError for any other kind."""

@@ -61,14 +61,6 @@ def surprise(actual_log1p: Table, quantiles_log1p: Table) -> Table:
     return np.asarray((actual_log1p - quantiles_log1p[:, 2]) / scale, dtype=np.float64)
 
 
-def forecast_report(scored: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Metrics of the model and of both baselines over the same rows: finished transfers in stream order, q05 to q95 given."""
-    actual = (scored["ended_at"] - scored["started_at"]).to_numpy(dtype=np.float64)
-    model = scored[["q05", "q25", "q50", "q75", "q95"]].to_numpy(dtype=np.float64)
-    forecasts = {"model": model, **Baselines().score(scored)}
-    return {name: forecast_metrics(actual, quantiles) for name, quantiles in forecasts.items()}
-
-
 class Baselines:
     """`constant` (all that has ended so far) and `link_median` (the link's last 50), each as of a transfer's start.
 

@@ -97,9 +97,6 @@ class Draws:
     def between(self, low: float, high: float, *keys: int) -> float:
         return low + (high - low) * self.uniform(*keys)
 
-    def exponential(self, mean: float, *keys: int) -> float:
-        return float(-mean * np.log(self.uniform(*keys)))
-
     def normal(self, *keys: int) -> float:
         return float(ndtri(self.uniform(*keys)))
 

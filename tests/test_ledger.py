@@ -33,7 +33,6 @@ from models.domain import (
     IncidentKind,
     IncidentStatus,
     LedgerError,
-    Link,
     Option,
     Outcome,
     Permission,
@@ -68,7 +67,7 @@ def an_incident(name="one", **changes):
     incident = Incident(
         id=name,
         kind=IncidentKind.SLOW_TRANSFERS,
-        culprit=Entity.of_link(Link("A", "B")),
+        culprit=Entity.parse("link:A>B"),
         opened_at=NOW,
         updated_at=NOW,
         confidence=0.75,

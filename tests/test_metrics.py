@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.metrics import Baselines, forecast_metrics, forecast_report, pinball, surprise
+from models.metrics import Baselines, forecast_metrics, pinball, surprise
 
 
 def frame(durations: list[float], *, gap: float = 1e5, source: str = "A") -> pd.DataFrame:
@@ -94,11 +94,3 @@ def test_the_constant_follows_the_exact_running_quantiles() -> None:
     for i in (500, 1500, 3999):
         exact = np.quantile(np.log1p(durations[:i]), [0.05, 0.25, 0.5, 0.75, 0.95])
         np.testing.assert_allclose(constant[i], exact, atol=0.03)
-
-
-def test_report_has_the_model_and_both_baselines_over_the_same_rows() -> None:
-    rows = frame([10.0, 20.0, 30.0])
-    rows[["q05", "q25", "q50", "q75", "q95"]] = np.log1p([5.0, 10.0, 20.0, 30.0, 40.0])
-    report = forecast_report(rows)
-    assert set(report) == {"model", "constant", "link_median"}
-    assert {metrics["n"] for metrics in report.values()} == {3}
