@@ -89,9 +89,9 @@ class Network:
         """One completion on each of n links; `hidden` and `cell` are [n, units], and so are the new ones."""
         units = self.units
         gates = np.tanh(drive + hidden @ self._step_state)
-        entry, keep, release = ((gates[:, i * units : (i + 1) * units] + 1) * np.float32(0.5) for i in range(3))
-        cell = keep * cell + entry * gates[:, 3 * units :]
-        return release * np.tanh(cell), cell
+        opened = (gates[:, : 3 * units] + 1) * np.float32(0.5)
+        cell = opened[:, units : 2 * units] * cell + opened[:, :units] * gates[:, 3 * units :]
+        return opened[:, 2 * units :] * np.tanh(cell), cell
 
     def quantiles(self, numbers: Floats, names: Floats, hidden: Floats) -> NDArray[np.float64]:
         """Quantiles of log1p seconds for transfers with these features, on links in these states; [n, 5], rising."""

@@ -86,7 +86,7 @@ def _moment(slots: Ints, log_duration: Floats, log_bytes: Floats, ended_ms: Ints
         least, most = min(least, took), max(most, took)
         if not np.isnan(bytes_):
             sizes += bytes_
-            moved += np.expm1(bytes_)
+            moved += np.exp(bytes_) - np.float32(1.0)
     mean = total / count
     table[0] = np.log1p(_age(ended_ms[slots[-1]], at_ms))
     table[1] = mean
