@@ -282,6 +282,19 @@ def test_the_gradient_that_is_written_out_is_the_one_that_is_derived(training: M
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+def test_products_in_half_precision_learn_the_same(training: ModuleType, tmp_path: Path) -> None:
+    """What a GPU is given; here the one device makes the products as it would."""
+    lessons = book(tmp_path, events(1500))
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        trainer = training.Trainer(lessons, units=8, seed=1)
+        trainer.network._precision = getattr(training.tf, precision)
+        trainer.fit(3)
+        losses[precision] = trainer._held_out_loss()
+    assert losses["float32"] != losses["bfloat16"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.1)
+
+
 def test_too_little_data_is_a_clear_error(training: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="stream 1 has 7 finished transfers"):
         training.train([[events(100)], [events(7)]], out=tmp_path)
