@@ -1,4 +1,4 @@
-"""How fast the forecaster is trained: preparing lessons, and learning from them, on a made-up stream of 5,000 links.
+"""How fast the forecaster is trained: reading Parquet, preparing lessons, and learning from them, on made-up streams of 5,000 links.
 
 Beside it the first design, an LSTM over windows of 100 events, which learns from one target a window. `--events 36000000`
 makes it a month of ATLAS: one epoch over all of it, with the memory that it takes.
@@ -18,6 +18,7 @@ import pandas as pd
 from streams import ended_transfers
 
 from agent.evaluation import windowed
+from agent.sources.finished import Recording
 from models import training
 from models.lessons import CHUNK, Book, prepare
 
@@ -31,6 +32,9 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=EVENTS)
     events: int = parser.parse_args().events
     with tempfile.TemporaryDirectory(prefix="gridmedic-bench-") as folder:
+        print(
+            f"reading     {rate_of_reading(Path(folder) / 'events.parquet'):,.0f} transfers/s from Parquet", flush=True
+        )
         made = timed_pages(events)
         began = time.perf_counter()
         book = prepare(Path(folder), [made], task="")
@@ -44,6 +48,16 @@ def main() -> None:
     windows = rate_of_windows()
     print(f"windows     {windows:,.0f} targets/s in the first design, {windowed.UNITS} units")
     print(f"ratio       {streams / windows:.0f} times as many targets a second")
+
+
+def rate_of_reading(path: Path) -> float:
+    """Transfers a second from a table."""
+    rows = pd.concat(timed_pages(2 * PAGE), ignore_index=True)
+    rows.assign(request_id=[f"{i:032x}" for i in range(len(rows))]).to_parquet(path)
+    began = time.perf_counter()
+    read = sum(map(len, Recording({"train": [path]}, measurements=(), site_map=None).pages()))
+    assert read == len(rows)
+    return read / (time.perf_counter() - began)
 
 
 class timed_pages(Iterator[pd.DataFrame]):  # noqa: N801 - reads as a function

@@ -7,7 +7,7 @@ import pandas as pd
 
 from models.events import EVENT_COLUMNS, empty_events
 
-START_S = 1.8e9
+START_S = 1.7e9
 ACTIVITIES = ("Production Output", "Production Input", "User Subscriptions", "Data Consolidation", "Functional Test")
 FAILED_SHARE = 0.03
 REASONS = ("TRANSFER [110] TRANSFER Operation timed out", "DESTINATION [28] No space left on device")
