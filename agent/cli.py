@@ -505,7 +505,8 @@ def check(config_path: Path | None) -> None:
     from agent.config import DEFAULT_PATH, checked, complaint, read
 
     where = config_path or DEFAULT_PATH
-    loaded, found = checked(read(where), base=where.parent)
+    content, unread = read(where)
+    loaded, found = checked(content, base=where.parent, unread=unread)
     from agent import telemetry
     from agent.assembly import problems
 

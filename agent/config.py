@@ -13,6 +13,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from agent.desk.text import clean
+from models import yamlfile
 from models.domain import BlastRadius, ConfigError, Safety
 from ranking.reward import AUTONOMY
 
@@ -195,11 +196,12 @@ class Config(_Section):
 def load(path: Path | None = None) -> Config:
     """Read the configuration; raise ConfigError that lists all problems by key path. No path: `config.yaml`."""
     where = path or DEFAULT_PATH
-    return parse(read(where), base=where.parent, where=str(where))
+    content, unread = read(where)
+    return parse(content, base=where.parent, where=str(where), unread=unread)
 
 
-def read(where: Path) -> Mapping[str, Any]:
-    """What the file holds, not yet checked; raise ConfigError if that is no settings by name."""
+def read(where: Path) -> tuple[Mapping[str, Any], list[str]]:
+    """What the file holds, not yet checked, and what in it cannot be read; raise ConfigError if that is no settings by name."""
     try:
         text = where.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -207,7 +209,7 @@ def read(where: Path) -> Mapping[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where} cannot be read: {error}; give a readable UTF-8 YAML file") from None
     try:
-        content = yaml.safe_load(text)
+        content, problems = yamlfile.read(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -216,34 +218,47 @@ def read(where: Path) -> Mapping[str, Any]:
         content = {}
     if not isinstance(content, dict):
         raise ConfigError(f"{where} holds a {type(content).__name__} where settings by name are expected")
-    return content
+    return content, [_without_secret(problem) for problem in problems]
 
 
-def parse(content: Mapping[str, Any], *, base: Path, where: str) -> Config:
-    """Check settings that were read from `where`; raise ConfigError with one line for each problem."""
-    config, problems = checked(content, base=base)
+def parse(content: Mapping[str, Any], *, base: Path, where: str, unread: Sequence[str] = ()) -> Config:
+    """Check settings that were read from `where`; raise ConfigError with one line for each problem, the `unread` ones too."""
+    config, problems = checked(content, base=base, unread=unread)
     if problems:
         raise complaint(problems, where=where)
     return config
 
 
-def checked(content: Mapping[str, Any], *, base: Path) -> tuple[Config, list[str]]:
-    """The configuration, with the default for whole sections that are unsound, and every problem by key path."""
+def checked(content: Mapping[str, Any], *, base: Path, unread: Sequence[str] = ()) -> tuple[Config, list[str]]:
+    """The configuration, with the default for whole sections that are unsound, and every problem by key path.
+
+    Of what was `unread` in the file nothing else is said.
+    """
     try:
-        problems = list(_secrets(content, ()))
+        problems = [*unread, *_secrets(content, ())]
     except RecursionError:
         return Config(base=base), ["settings are nested too deeply, or hold themselves"]
+    told = {_path(problem) for problem in unread}
     named = {str(key): value for key, value in content.items()}
     if "base" in named:
         problems.append(f"base: {_NO_SETTING}")
     try:
         config = Config.model_validate({**named, "base": base})
     except ValidationError as error:
-        problems += [_line(entry) for entry in error.errors()]
+        problems += [line for line in map(_line, error.errors()) if _path(line) not in told]
         unsound = {entry["loc"][0] for entry in error.errors()}
         sound = {key: value for key, value in named.items() if key not in unsound}
         config = Config.model_validate({**sound, "base": base})
     return config, problems + _impossible(config)
+
+
+def _path(problem: str) -> str:
+    return problem.partition(": ")[0]
+
+
+def _without_secret(problem: str) -> str:
+    """The same without the value, where its key may name a secret."""
+    return problem.partition(" (it is ")[0] if _SECRET_KEY.search(_path(problem)) else problem
 
 
 def complaint(problems: Sequence[str], *, where: str) -> ConfigError:

@@ -16,6 +16,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from models.domain import ConfigError
+from models.yamlfile import read
 from simulator.checks import impossible
 from simulator.draws import Draws, For
 from simulator.faults import NATURES, Disturbance, DisturbanceKind, Fault
@@ -36,7 +37,6 @@ from simulator.schema import (
 )
 from simulator.topology import Topology, build
 from simulator.workload import Workload
-from simulator.yamlfile import read
 
 __all__ = ["GridSize", "Load", "Operators", "Outbreaks", "Probing", "Scenario", "load", "names", "parse"]
 

@@ -119,3 +119,19 @@ def test_relative_paths_start_at_the_file(tmp_path):
     config = parse({}, base=tmp_path, where="x")
     assert config.ledger_url == f"sqlite:///{tmp_path}/var/ledger.db"
     assert config.state_dir == tmp_path / "var"
+
+
+def test_what_yaml_cannot_read_is_named_with_all_else(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "poll: {every_s: 2024-13-45}\nlog: {format: json}\nlog: {format: text}\n"
+        "detection: {alarm_budget: -1}\ndesk: {token: 2024-14-01}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    told = str(caught.value)
+    assert "poll.every_s: it is taken for a date and cannot be read as one" in told
+    assert told.count("poll.every_s") == 1
+    assert "log: it is given twice" in told
+    assert "detection.alarm_budget" in told
+    assert "2024-14-01" not in told
