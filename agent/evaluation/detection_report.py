@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from agent.evaluation.intervals import shown
 from agent.evaluation.verdicts import MEASURES, Sought, Verdict, summary
 from simulator.faults import FaultKind
+
+_WIDE: Final = 36  # characters of a column
 
 
 def report(verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -26,13 +28,13 @@ def table(found: Mapping[str, Any]) -> str:
     rules, lines = list(found["rules"]), []
     for name, one in found["scenarios"].items():
         lines.append(f"{name}: {one['days']:g} days, {one['worlds']} seeds, {one['eligible']} faults that count")
-    columns = "".join(f"{rule:>26}" for rule in rules)
+    columns = "".join(f"{rule:>{_WIDE}}" for rule in rules)
     lines += ["95 % intervals over seeds", "", f"{'':<26}{columns}"]
     lines += [_row(measure, [found["rules"][rule][measure] for rule in rules]) for measure in MEASURES]
     lines += ["", f"{'recall':<26}{columns}"]
     lines += [_row(kind, [of[rule]["recall"] for rule in rules]) for kind, of in found["by_kind"].items()]
     told = ("right_culprit", "right_kind", "minutes_to_detect", "precision")
-    lines += ["", f"{rules[0]:<26}" + "".join(f"{measure:>26}" for measure in told)]
+    lines += ["", f"{rules[0]:<26}" + "".join(f"{measure:>{_WIDE}}" for measure in told)]
     lines += [_row(kind, [of[rules[0]][measure] for measure in told]) for kind, of in found["by_kind"].items()]
     return "\n".join(lines)
 
@@ -86,4 +88,4 @@ def _incident(sought: Sought) -> dict[str, Any] | None:
 
 
 def _row(name: str, measures: Sequence[Mapping[str, float | None]]) -> str:
-    return f"{name:<26}" + "".join(f"{shown(measure):>26}" for measure in measures)
+    return f"{name:<26}" + "".join(f"{shown(measure):>{_WIDE}}" for measure in measures)

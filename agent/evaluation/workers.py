@@ -27,6 +27,7 @@ _steps: Steps | None = None  # of this worker
 def calm() -> None:
     """Make this process fit for a long run: only what is fatal is logged, and what is kept is not searched for cycles."""
     telemetry.configure("critical", "text")
+    gc.collect()  # an agent and its ledger hold each other: the run before would stay beside this one
     gc.set_threshold(100_000)  # frames come and go without cycles
 
 
