@@ -31,6 +31,8 @@ def table(found: Mapping[str, Any]) -> str:
     columns = "".join(f"{rule:>{_WIDE}}" for rule in rules)
     lines += ["95 % intervals over seeds", "", f"{'':<26}{columns}"]
     lines += [_row(measure, [found["rules"][rule][measure] for rule in rules]) for measure in MEASURES]
+    if not found["by_kind"]:
+        return "\n".join(lines)
     lines += ["", f"{'recall':<26}{columns}"]
     lines += [_row(kind, [of[rule]["recall"] for rule in rules]) for kind, of in found["by_kind"].items()]
     told = ("right_culprit", "right_kind", "minutes_to_detect", "precision")
