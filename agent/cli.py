@@ -519,7 +519,7 @@ def check(config_path: Path | None) -> None:
 
 @commands.group()
 def evaluate() -> None:
-    """How good it is: the forecasts, and the whole loop."""
+    """How good it is: the forecasts, the detection, and the whole loop."""
 
 
 @evaluate.command("loop")
@@ -572,6 +572,59 @@ def evaluate_loop(
     with progress(chosen.name, wanted, seeds) as done:
         trials = evaluate(chosen, days=days or chosen.days, seeds=numbers, policies=wanted, workers=workers, done=done)
     found = results.report(chosen.name, trials, wanted)
+    if report is not None:
+        report.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    click.echo(results.table(found))
+
+
+@evaluate.command("detection")
+@click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...")
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0, min_open=True, max=3660),
+    callback=_finite_or_none,
+    help="Simulated days; without it as many as each scenario says.",
+)
+@click.option("--seeds", type=click.IntRange(1, 1000), default=4, show_default=True, help="So many different worlds.")
+@click.option(
+    "--rules", default="agent,fixed_600s,opint,sigma3", show_default=True, help="Who looks, with commas between."
+)
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the results to this file as JSON."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    help="Processes that share the work; they change nothing of the results.",
+)
+def evaluate_detection(
+    scenarios: tuple[str, ...], days: float | None, seeds: int, rules: str, report: Path | None, workers: int
+) -> None:
+    """Hold the incidents that the agent finds against what truly was wrong.
+
+    SCENARIO is one of the library, or a YAML file of your own; without one it is gauntlet. Several are judged together, and each. Every
+    rule reads the same stream of each world: the agent, the first rule of all (fixed_600s), Operational Intelligence's (opint), and
+    three standard deviations per link (sigma3).
+    """
+    import json
+
+    from agent import telemetry
+    from agent.evaluation import detection
+    from agent.evaluation import detection_report as results
+    from agent.evaluation.workers import bar
+    from agent.replay import check_output
+    from simulator.scenario import load
+
+    telemetry.configure("warning", "text")
+    chosen, wanted = [load(scenario) for scenario in scenarios or (detection.DEFAULT,)], detection.rules_of(rules)
+    tasks = detection.tasks_of(chosen, days=days, seeds=seeds, rules=wanted)
+    if report is not None:
+        check_output(report, ())
+    with bar(", ".join(scenario.name for scenario in chosen), sum(task.days for task in tasks)) as done:
+        verdicts = detection.evaluate(tasks, workers=workers, done=done)
+    found = results.report(verdicts)
     if report is not None:
         report.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     click.echo(results.table(found))

@@ -34,8 +34,8 @@ def anomalous_of(incidents: Sequence[Incident], observed: pd.DataFrame) -> list[
     failed, slow = observed["failed"].to_numpy(np.bool_), observed["slow"].to_numpy(np.bool_)
     requests, found = observed["request_id"].to_numpy(dtype=object), []
     for incident in incidents:
-        signal = next(signal for signal in SIGNALS if signal.kind is incident.kind)
-        _, bad = signal.split(failed, slow)
+        signal = next((signal for signal in SIGNALS if signal.kind is incident.kind), None)
+        bad = failed | slow if signal is None else signal.split(failed, slow)[1]
         closed = np.inf if incident.closed_at is None else incident.closed_at.timestamp()
         lived = (ended >= incident.opened_at.timestamp() - WINDOW_S) & (ended < closed)
         found.append(requests[roles.touched(incident.culprit) & bad & lived].tolist())

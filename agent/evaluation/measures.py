@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from agent.evaluation.trial import Alarm, Struck, Trial
+from agent.evaluation.intervals import UNSAID, Measure, interval
+from agent.evaluation.matching import eligible, matched, minutes_to_detect
+from agent.evaluation.trial import Hurt, Struck, Trial
 
-ELIGIBLE: Final = 20  # transfers that a fault hurts where nobody acts: those that hurt fewer are not asked for
-AFTER_S: Final = 1800.0  # after the end of a fault, an incident may still be opened for it
 QUARTER_S: Final = 900.0
 STRAY: Final = 3  # transfers in a quarter of an hour: fewer are no outage any more
-RESAMPLES: Final = 2000
-INTERVAL: Final = (2.5, 97.5)  # percentiles
-
-Measure = Mapping[str, float | int | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,23 +35,23 @@ class Judged:
 
 def judge(trial: Trial, untreated: Trial) -> Judged:
     """Judge a run; `untreated` is that of the same world in which nobody acts."""
-    eligible = [fault for fault in trial.faults if untreated.hurt.of(fault.number).transfers >= ELIGIBLE]
-    alarms = trial.alarms
-    matched = _matched(alarms, trial.faults) if alarms is not None else {}
-    found = [matched.get(fault.number) for fault in eligible]
+    asked, alarms = eligible(trial.faults, untreated.hurt), trial.alarms
+    by_fault = matched(alarms, trial.faults) if alarms is not None else {}
+    found = [by_fault.get(fault.number) for fault in asked]
     return Judged(
         days=trial.days,
         detected=None if alarms is None else [alarm is not None for alarm in found],
         minutes_to_detect=None
         if alarms is None
-        else [_minutes_to_detect(alarm, fault, trial, untreated) for alarm, fault in zip(found, eligible, strict=True)],
+        else [
+            minutes_to_detect(alarm, fault, _felt(fault, trial, untreated))
+            for alarm, fault in zip(found, asked, strict=True)
+        ],
         right_culprit=None
         if alarms is None
-        else [
-            alarm is not None and alarm.culprit in fault.culprits for alarm, fault in zip(found, eligible, strict=True)
-        ],
-        false_incidents=None if alarms is None else len(alarms) - len(matched),
-        minutes_to_recover=[_minutes_to_recover(fault, trial) for fault in eligible],
+        else [alarm is not None and alarm.culprit in fault.culprits for alarm, fault in zip(found, asked, strict=True)],
+        false_incidents=None if alarms is None else len(alarms) - len(by_fault),
+        minutes_to_recover=[_minutes_to_recover(fault, trial) for fault in asked],
         transfers_hurt=trial.hurt.transfers,
         right_actions=trial.right_actions,
         wrong_actions=trial.wrong_actions,
@@ -65,26 +60,10 @@ def judge(trial: Trial, untreated: Trial) -> Judged:
     )
 
 
-def _matched(alarms: Sequence[Alarm], faults: Iterable[Struck]) -> dict[int, Alarm]:
-    """The first alarm that is rightly raised for each fault, by the fault's number; each alarm is of one fault at most."""
-    lasted = {fault.number: (fault.start, fault.end + AFTER_S) for fault in faults}
-    found: dict[int, Alarm] = {}
-    for alarm in sorted(alarms, key=lambda alarm: alarm.opened):
-        for number, count in sorted(alarm.hurt.items(), key=lambda entry: (-entry[1], entry[0])):
-            start, end = lasted[number]
-            if 2 * count >= alarm.anomalous and start <= alarm.opened <= end and number not in found:
-                found[number] = alarm
-                break
-    return found
-
-
-def _minutes_to_detect(alarm: Alarm | None, fault: Struck, trial: Trial, untreated: Trial) -> float:
-    """From the first request that the fault hurt to the alarm."""
-    if alarm is None:
-        return math.inf
+def _felt(fault: Struck, trial: Trial, untreated: Trial) -> Hurt:
+    """What the fault hurt; where what was done spared all of it, what it hurts where nobody acts."""
     hurt = trial.hurt.of(fault.number)
-    created = hurt.created if len(hurt.created) else untreated.hurt.of(fault.number).created
-    return max(0.0, alarm.opened - max(fault.start, float(created.min()))) / 60.0
+    return hurt if len(hurt.created) else untreated.hurt.of(fault.number)
 
 
 def _minutes_to_recover(fault: Struck, trial: Trial) -> float:
@@ -99,7 +78,7 @@ def _minutes_to_recover(fault: Struck, trial: Trial) -> float:
 
 def summary(runs: Sequence[Judged]) -> dict[str, Any]:
     """The measures over all seeds: `mean`, `low` and `high`, and `n` values behind it; None for what cannot be said."""
-    found: dict[str, Any] = {name: _interval(runs, values, middle) for name, (values, middle) in _MEASURES.items()}
+    found: dict[str, Any] = {name: _over(runs, values, middle) for name, (values, middle) in _MEASURES.items()}
     days = sorted({day for run in runs for day, _ in run.first_choices})
     found["curve"] = [
         {
@@ -113,25 +92,11 @@ def summary(runs: Sequence[Judged]) -> dict[str, Any]:
     return found
 
 
-def _interval(
+def _over(
     runs: Sequence[Judged], values: Callable[[Judged], Sequence[float] | None], middle: Callable[[Any], Any]
 ) -> Measure:
-    parts = [values(run) for run in runs]
-    if any(part is None for part in parts):
-        return {"mean": None, "low": None, "high": None, "n": 0}
-    arrays = [np.asarray(part, dtype=np.float64) for part in parts]
-    n = sum(map(len, arrays))
-    if not n:
-        return {"mean": None, "low": None, "high": None, "n": 0}
-    draws = np.random.default_rng(0).integers(len(arrays), size=(RESAMPLES, len(arrays)))
-    sampled = (np.concatenate([arrays[seed] for seed in row]) for row in draws)
-    spread = np.array([middle(sample) for sample in sampled if len(sample)])
-    low, high = np.percentile(spread, INTERVAL, method="nearest")
-    return {"mean": _sayable(middle(np.concatenate(arrays))), "low": _sayable(low), "high": _sayable(high), "n": n}
-
-
-def _sayable(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+    parts = [part for run in runs if (part := values(run)) is not None]
+    return interval(parts, middle) if len(parts) == len(runs) else UNSAID
 
 
 def _per_day(value: Callable[[Judged], int | None]) -> Callable[[Judged], Sequence[float] | None]:

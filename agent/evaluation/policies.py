@@ -16,7 +16,7 @@ from agent.evaluation.deeds import Deeds
 from agent.evaluation.desk import Desk
 from agent.evaluation.fixed import FIXED, FixedChooser
 from agent.evaluation.scratch import ScratchLedger
-from agent.evaluation.seed_rule import SeedRule
+from agent.evaluation.seed_rule import Forecasts, SeedRule
 from agent.evaluation.trial import Trial
 from agent.evaluation.upkeep import Upkeep
 from models.domain import Action, ActionStatus, Incident, IncidentKind, IncidentStatus
@@ -68,26 +68,26 @@ class SeedPolicy:
 
     def __init__(self, arena: Arena, crew: Crew) -> None:
         self._arena = arena
-        self._rule = SeedRule(Forecaster.load(default_model()), Paths(SiteMap()))
+        self._rule = SeedRule()
+        self._forecasts = Forecasts(Forecaster.load(default_model()), Paths(SiteMap()))
         self._card = Catalog.load([]).cards[FIXED[IncidentKind.SLOW_TRANSFERS]]
         self._runner = Runner(InProcess(grid=arena.grid))
         self._upkeep = Upkeep(arena, self._runner, crew)
         self._deeds = Deeds(arena)
-        self._opened: dict[str, float] = {}
 
     def live(self, to: datetime) -> None:
         arena = self._arena
         arena.live(to, show=_ENDED)
         events, readings = (feed.poll(None, limit=_ALL, now=to).rows for feed in (arena.events, arena.measurements))
-        for case in self._rule.look(events, readings, to):
-            self._opened[case.incident.id] = seconds(to, arena)
+        for case in self._rule.look(self._forecasts.of(events, readings), to):
             self._treat(case.incident, to)
-        self._upkeep.put_back({case.incident.id for case in self._rule.open.values()})
+        self._upkeep.put_back({case.incident.id for case in self._rule.book.open.values()})
         self._deeds.note()
 
     def tell(self, trial: Trial, hurt_by: HurtBy) -> None:
-        cases = [*self._rule.closed, *self._rule.open.values()]
-        trial.alarms = [alarm_of(one.incident, self._opened[one.incident.id], one.flagged, hurt_by) for one in cases]
+        trial.alarms = [
+            alarm_of(one.incident, seconds(one.opened, self._arena), one.flagged, hurt_by) for one in self._rule.cases
+        ]
         trial.right_actions, trial.wrong_actions = self._deeds.right, self._deeds.wrong
 
     def close(self) -> None:

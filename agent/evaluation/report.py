@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agent.evaluation.intervals import shown
 from agent.evaluation.loop import NONE
 from agent.evaluation.measures import MEASURES, judge, summary
 from agent.evaluation.trial import Trial
@@ -36,19 +37,10 @@ def table(found: Mapping[str, Any]) -> str:
         f"{'':<26}" + "".join(f"{policy:>24}" for policy in policies),
     ]
     lines += [
-        f"{measure:<26}" + "".join(f"{_shown(policies[policy][measure]):>24}" for policy in policies)
+        f"{measure:<26}" + "".join(f"{shown(policies[policy][measure]):>24}" for policy in policies)
         for measure in MEASURES
     ]
     if found["curve"]:
-        shown = ", ".join(f"{entry['day']}: {entry['first_choice_right']:.0%}" for entry in found["curve"])
-        lines += ["", f"agent's first choice right, by day: {shown}"]
+        curve = ", ".join(f"{entry['day']}: {entry['first_choice_right']:.0%}" for entry in found["curve"])
+        lines += ["", f"agent's first choice right, by day: {curve}"]
     return "\n".join(lines)
-
-
-def _shown(measure: Mapping[str, float | None]) -> str:
-    if not measure["n"]:
-        return "-"
-    mean, low, high = (
-        "never" if value is None else f"{value:.4g}" for value in (measure["mean"], measure["low"], measure["high"])
-    )
-    return f"{mean} [{low}, {high}]"

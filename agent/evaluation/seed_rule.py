@@ -5,89 +5,70 @@ Each link with a flag is an incident of its own, the link is to blame, and the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
+from agent.evaluation.cases import Case, Casebook, by_key
 from agent.intake import SeenKeys, ended_columns
 from detectors.failures import error_classes
-from models.domain import Entity, EntityKind, Evidence, Incident, IncidentKind
+from models.columns import Rows
+from models.domain import Entity, EntityKind, IncidentKind
 from models.events import event_keys
 from models.forecaster import Forecaster
 from models.measurements import Paths
 
 OFF_S: Final = 600.0
-_SHOWN: Final = ("source", "destination", "request_id")
-QUIET: Final = timedelta(hours=1)  # without a flag: then it is over
-
-
-@dataclass(slots=True, kw_only=True)
-class Case:
-    """An incident of the rule's, and the transfers that were flagged."""
-
-    incident: Incident
-    flagged: list[str] = field(default_factory=list)  # request ids
 
 
 class SeedRule:
-    """Looks at what ended. Give it each stretch of events and readings once, in order."""
+    """Looks at ended transfers that were forecast. Give it each stretch of them once, in order."""
+
+    def __init__(self) -> None:
+        self.book = Casebook("seed", IncidentKind.SLOW_TRANSFERS, lambda link: Entity(EntityKind.LINK, link))
+        self.flagged: list[str] = []
+
+    @property
+    def cases(self) -> list[Case]:
+        return self.book.cases
+
+    def look(self, observed: Rows, now: datetime) -> list[Case]:
+        """Return the cases that this opens."""
+        started, ended, median = (np.asarray(observed[name], np.float64) for name in ("started_at", "ended_at", "q50"))
+        off = np.flatnonzero(np.abs(ended - started - np.expm1(median)) > OFF_S)
+        requests = requests_of(observed, off)
+        self.flagged += requests
+        return self.book.note(by_key(links_of(observed, off), requests), now)
+
+
+class Forecasts:
+    """Forecasts of what ended, for a rule that looks alone. Give it each stretch of events and readings once, in order."""
 
     def __init__(self, forecaster: Forecaster, paths: Paths) -> None:
         self._forecaster = forecaster
         self._paths = paths
         self._seen = SeenKeys(np.empty(0, dtype=np.uint64))
-        self.open: dict[str, Case] = {}  # by link
-        self.closed: list[Case] = []
 
-    def look(self, events: pd.DataFrame, readings: pd.DataFrame, now: datetime) -> list[Case]:
-        """Return the cases that this opens."""
+    def of(self, events: pd.DataFrame, readings: pd.DataFrame) -> Rows:
+        """What ended, each transfer once, with the column `q50`."""
         if len(readings):
             self._paths.absorb(readings)
-        for link, case in list(self.open.items()):
-            if now - case.incident.updated_at >= QUIET:
-                self.closed.append(self.open.pop(link))
-        flagged = self._flagged(events) if len(events) else {}
-        opened = []
-        for link, requests in flagged.items():
-            if link not in self.open:
-                self.open[link] = Case(incident=_incident(link, now))
-                opened.append(self.open[link])
-            case = self.open[link]
-            case.flagged += requests
-            case.incident = _seen(case.incident, link, len(case.flagged), now)
-        return opened
-
-    def _flagged(self, events: pd.DataFrame) -> Mapping[str, list[str]]:
-        """Request ids of what was flagged, by link."""
         keys = event_keys(events)
         new = self._seen.unseen(keys)
         self._seen.add(keys[new])
         ended = ended_columns(events[new], lambda ids: ids, error_classes)
-        median = np.expm1(self._forecaster.score(ended | self._paths.of(ended))[:, 2])
-        off = np.abs(ended["ended_at"] - ended["started_at"] - median) > OFF_S
-        found: dict[str, list[str]] = {}
-        for source, destination, request in zip(*(ended[name][off] for name in _SHOWN), strict=True):
-            found.setdefault(f"{source}>{destination}", []).append(request)
-        return found
+        return ended | {"q50": self._forecaster.score(ended | self._paths.of(ended))[:, 2]}
 
 
-def _incident(link: str, now: datetime) -> Incident:
-    evidence = Evidence(summary="", window_s=0.0, anomalous=0, total=0, background=0.0)
-    return Incident(
-        id=f"seed-{link}-{now.astimezone(UTC):%Y%m%d%H%M%S}",
-        kind=IncidentKind.SLOW_TRANSFERS,
-        culprit=Entity(EntityKind.LINK, link),
-        opened_at=now,
-        updated_at=now,
-        confidence=1.0,
-        severity=0.0,
-        evidence=evidence,
-    )
+def links_of(observed: Rows, places: np.ndarray[tuple[int], np.dtype[np.intp]]) -> list[str]:
+    """The links of some of the transfers, as source>destination."""
+    ends = (np.asarray(observed[name], dtype=object)[places] for name in ("source", "destination"))
+    return [f"{source}>{destination}" for source, destination in zip(*ends, strict=True)]
 
 
-def _seen(incident: Incident, link: str, count: int, now: datetime) -> Incident:
-    return replace(incident, updated_at=now, anomalous=count, evidence=replace(incident.evidence, links={link: count}))
+def requests_of(observed: Rows, places: np.ndarray[tuple[int], np.dtype[np.intp]]) -> list[str]:
+    """The request ids of some of the transfers."""
+    found: list[str] = np.asarray(observed["request_id"], dtype=object)[places].tolist()
+    return found

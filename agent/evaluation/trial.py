@@ -19,6 +19,12 @@ class Alarm:
     anomalous: int  # transfers
     hurt: Mapping[int, int]  # those of them that a fault hurt, by the number of the fault
 
+    @property
+    def causes(self) -> list[int]:
+        """Numbers of the faults that hurt at least half of its transfers, the one that hurt most first."""
+        by_weight = sorted(self.hurt.items(), key=lambda entry: (-entry[1], entry[0]))
+        return [number for number, count in by_weight if 2 * count >= self.anomalous]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Struck:

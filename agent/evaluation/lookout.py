@@ -1,0 +1,112 @@
+"""The agent as one of those who only look: a daemon's passes over a simulated grid, with nobody to ask and nothing to do.
+
+It also forecasts what ended, so that every other rule can read the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from agent import config
+from agent.assembly import build, watch
+from agent.choice import Chooser, Prepared
+from agent.evaluation.alarms import anomalous_of
+from agent.evaluation.arena import Feed
+from agent.evaluation.cases import Case
+from agent.evaluation.scratch import ScratchLedger
+from models.domain import Incident
+from models.events import empty_events
+from models.measurements import SiteMap, empty_readings
+from models.registry import default_model
+from remedies.catalog import Catalog
+from remedies.executors import ChildProcess
+from remedies.policy import Limits
+from storage.ledger import Transaction
+
+_ALL: Final = 1_000_000  # documents of one pass: a step brings far fewer
+_KEPT: Final = ("request_id", "source", "destination", "fts", "ended_at", "failed", "slow")  # of what went badly
+
+
+class Lookout:
+    """Give it each stretch of events and readings once, in order."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        ledger = ScratchLedger.in_memory()
+        self._stack.callback(ledger.close)
+        self._events, self._readings = Feed("events", empty_events()), Feed("measurements", empty_readings())
+        self._agent = build(
+            self._stack,
+            ledger=ledger,
+            catalog=Catalog.load([]),
+            events=[self._events],
+            measurements=[self._readings],
+            eyes=watch(default_model(), SiteMap(), config.Config().detection.alarm_budget),
+            executor=ChildProcess(),
+            limits=Limits(),
+            page=_ALL,
+            acting=False,
+            dry_run=True,
+            bandit_file=None,
+            chooser=_told_to(self._hear),
+        )
+        self._opened: dict[str, datetime] = {}
+        self._incidents: dict[str, Incident] = {}  # as they were last told of
+        self._bad: list[pd.DataFrame] = []
+        self.flagged: list[str] = []  # request ids
+
+    def look(self, events: pd.DataFrame, readings: pd.DataFrame, now: datetime) -> pd.DataFrame:
+        """Make a pass; return the rows of the transfers that ended, without columns if nothing came."""
+        self._events.put(events)
+        self._readings.put(readings)
+        rows = self._agent.run_once(now).observed
+        if rows is None or rows.empty:
+            return pd.DataFrame()
+        self._bad.append(rows.loc[rows["failed"] | rows["slow"], list(_KEPT)])
+        self.flagged += rows["request_id"].to_numpy(dtype=object)[rows["flagged"].to_numpy(np.bool_)].tolist()
+        return rows
+
+    @property
+    def cases(self) -> list[Case]:
+        """Every incident, opened at the pass in which it was first known, as it stands now."""
+        incidents = list(self._incidents.values())
+        bad = pd.concat(self._bad, ignore_index=True) if self._bad else pd.DataFrame()
+        anomalous = anomalous_of(incidents, bad)
+        return [
+            Case(incident=incident, opened=self._opened[incident.id], flagged=requests)
+            for incident, requests in zip(incidents, anomalous, strict=True)
+        ]
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _hear(self, changed: Sequence[Incident], now: datetime) -> None:
+        for incident in changed:
+            self._opened.setdefault(incident.id, now)
+            self._incidents[incident.id] = incident
+
+
+def _told_to(hear: Callable[[Sequence[Incident], datetime], None]) -> type[Chooser]:
+    """A chooser that decides nothing; `hear` is told which incidents have changed."""
+
+    class Listener(Chooser):
+        def prepare(self, tx: Transaction, incidents: Sequence[Incident], now: datetime) -> list[Prepared]:  # noqa: ARG002 - as the chooser's
+            return []
+
+        def decide(
+            self,
+            tx: Transaction,  # noqa: ARG002 - as the chooser's
+            prepared: Sequence[Prepared],  # noqa: ARG002
+            changed: Sequence[Incident],
+            now: datetime,
+        ) -> int:
+            hear(changed, now)
+            return 0
+
+    return Listener
