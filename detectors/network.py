@@ -387,13 +387,15 @@ def _agrees(track: _Track, symptom: Symptom) -> bool:
 
 
 def _one_cause(case: _Case, track: _Track, trouble: Trouble, culprit: Entity, symptom: Symptom) -> bool:
-    """Whether a new symptom belongs to an open finding."""
+    """Whether a new symptom belongs to an open finding; so it does to that of the way back, if that began then."""
     if not _akin(case.trouble, trouble):
         return False
     if case.covers(track) and trouble in _STAYING and case.trouble in _STAYING:
         return True
     return _near(case, symptom) and (
-        case.covers(track) or (culprit.kind is EntityKind.SITE and _within(case, culprit.name))
+        case.covers(track)
+        or (case.trouble is trouble and case.culprit.name == f"{track.destination}>{track.source}")
+        or (culprit.kind is EntityKind.SITE and _within(case, culprit.name))
     )
 
 

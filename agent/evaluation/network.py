@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +68,12 @@ class Fault:
         return any(self.touches(_pair(path)) for path in finding.paths)
 
     def named(self, finding: Finding) -> bool:
-        """Whether a finding says what the fault is, and blames the pair or the site that it is at."""
-        right = (EntityKind.SITE, self.site) if self.site else (EntityKind.NETWORK, ">".join(self.pair))
-        return finding.trouble is self.trouble and (finding.culprit.kind, finding.culprit.name) == right
+        """Whether a finding says what the fault is, and blames the pair that it is on; a clock's site, or a path of it."""
+        if finding.trouble is not self.trouble:
+            return False
+        if finding.culprit.kind is EntityKind.SITE:
+            return finding.culprit.name == self.site
+        return self.touches(_pair(finding.culprit.name))
 
 
 class Recorded:
@@ -241,18 +244,24 @@ def _play(recorded: Recorded, faults: Sequence[Fault]) -> tuple[list[Finding], l
         copy: NetworkDetector = pickle.loads(pickle.dumps(detector))  # noqa: S301 - a copy within this process
         copied.append((fault, copy.absorb(struck(recorded.cut(first, last), fault))))
     turns += detector.absorb(recorded.cut(place, len(recorded.times)))
-    anyway = {_said(finding) for finding in turns}
+    anyway = {said for finding in turns for said in _said(finding)}
     return turns, [_outcome(fault, told, anyway) for fault, told in copied], detector.counts
 
 
-def _said(finding: Finding) -> tuple[str, Trouble, str]:
-    return finding.id, finding.trouble, str(finding.culprit)
+def _said(finding: Finding) -> Iterator[tuple[str, ...]]:
+    yield finding.id, finding.trouble, str(finding.culprit)
+    for path in finding.paths:
+        yield finding.id, path
 
 
-def _outcome(fault: Fault, told: Sequence[Finding], anyway: set[tuple[str, Trouble, str]]) -> _Outcome:
-    """The first finding that is opened, or says something else, by the fault alone; named as it was when last told of."""
+def _outcome(fault: Fault, told: Sequence[Finding], anyway: Container[tuple[str, ...]]) -> _Outcome:
+    """The first finding that by the fault alone is opened, named otherwise, or takes in a path of the fault.
+
+    It is judged by the name that it had when last told of.
+    """
     for finding in told:
-        if finding.turn is not Turn.CLOSED and _said(finding) not in anyway:
+        new = any(said not in anyway and (len(said) > 2 or fault.touches(_pair(said[1]))) for said in _said(finding))
+        if new and finding.turn is not Turn.CLOSED:
             last = [one for one in told if one.id == finding.id][-1]
             if fault.meant(last):
                 return _Outcome(seconds=finding.updated_at.timestamp() - fault.start, named=fault.named(last))
