@@ -8,79 +8,32 @@ bounded: a series that is silent for `FORGET_S` is forgotten.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TypeAlias
 
 import numpy as np
 
+from detectors.causes import Case, Series, Track, agrees, akin, alike, near, one_cause, within
+from detectors.delays import STEP_MS, DelaySeries
 from detectors.findings import QUANTITY, Finding, Symptom, Trouble, Turn, confidence
-from detectors.series import DAY_S, STEP_MS, DelaySeries, LossSeries, ThroughputSeries
+from detectors.series import DAY_S, LossSeries, ThroughputSeries
 from models.columns import Rows
 from models.domain import Entity, EntityKind
-
-Series: TypeAlias = "LossSeries | DelaySeries | ThroughputSeries"
 
 FORGET_S = 60 * DAY_S
 MOST_SERIES = 1 << 17
 SILENT_S = {"packet_loss": DAY_S, "delay_mean": DAY_S, "throughput": 10 * DAY_S}  # nothing can be said any more
-# What begins within so much of each other may have one cause; of throughput a test comes a few times a day.
-TOGETHER_S = {"packet_loss": 6 * 3600.0, "delay_mean": 6 * 3600.0, "throughput": 3 * DAY_S}
 PEERS = 3  # that agree, before a site is blamed
 PEERS_SHARE = 0.6  # of those measured
 LIKE = 0.1  # displacements by one clock differ by less than this share
 CLOCK_PATHS, CLOCK_ODDS = 2, 4  # other paths that show it, at least, and against those that do not
 SWEEP_S = 3600.0
-_TIMES = 64  # of each series, by which repeated readings are known
 _KINDS: dict[str, type[Series]] = {
     "packet_loss": LossSeries,
     "delay_mean": DelaySeries,
     "throughput": ThroughputSeries,
 }
-_STAYING = {
-    Trouble.LOSS,
-    Trouble.FIREWALL,
-    Trouble.CLOCK,
-}  # while they last, what else a path shows of them is the same
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Track:
-    """A series, the sites that it is of now, and the symptom last seen."""
-
-    quantity: str
-    source: str
-    destination: str
-    series: Series
-    symptom: Symptom | None = None
-    times: deque[float] = field(default_factory=lambda: deque(maxlen=_TIMES))
-
-    @property
-    def path(self) -> str:
-        return f"{self.source}>{self.destination}"
-
-    def peer(self, site: str) -> str:
-        return self.destination if self.source == site else self.source
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Case:
-    """A finding while it is open."""
-
-    id: str
-    trouble: Trouble
-    culprit: Entity
-    opened_at: float
-    tracks: list[_Track]  # that show it now
-    seen: dict[str, None]  # paths that have shown it
-    first: Symptom
-
-    def covers(self, track: _Track) -> bool:
-        if self.culprit.kind is EntityKind.SITE:
-            return self.culprit.name in {track.source, track.destination}
-        return self.culprit.name == track.path
 
 
 class NetworkDetector:
@@ -92,9 +45,9 @@ class NetworkDetector:
     def reset(self) -> None:
         """Forget everything."""
         self.counts: Counter[str] = Counter()
-        self._tracks: dict[tuple[str, str, str], _Track] = {}
+        self._tracks: dict[tuple[str, str, str], Track] = {}
         self._of_site: dict[str, dict[tuple[str, str, str], None]] = {}
-        self._cases: list[_Case] = []
+        self._cases: list[Case] = []
         self._now = -np.inf
         self._swept = -np.inf
         self._told: list[Finding] = []
@@ -169,10 +122,10 @@ class NetworkDetector:
         if self._now >= self._swept + SWEEP_S:
             self._sweep()
 
-    def _track(self, key: tuple[str, str, str], source: str, destination: str) -> _Track:
+    def _track(self, key: tuple[str, str, str], source: str, destination: str) -> Track:
         track = self._tracks.get(key)
         if track is None:
-            track = _Track(quantity=key[0], source=source, destination=destination, series=_KINDS[key[0]]())
+            track = Track(quantity=key[0], source=source, destination=destination, series=_KINDS[key[0]]())
             self._tracks[key] = track
         elif (track.source, track.destination) == (source, destination):
             return track
@@ -186,7 +139,7 @@ class NetworkDetector:
             self._of_site.setdefault(site, {})[key] = None
         return track
 
-    def _compare(self, track: _Track, at: float) -> None:
+    def _compare(self, track: Track, at: float) -> None:
         """Whether a series begins, goes on or ceases to show something."""
         was, now = track.symptom, track.series.symptom
         if was is not now:
@@ -198,7 +151,7 @@ class NetworkDetector:
         elif now is not None and now.trouble is Trouble.FIREWALL:
             self._escalate(track, at)
 
-    def _escalate(self, track: _Track, at: float) -> None:
+    def _escalate(self, track: Track, at: float) -> None:
         """Name what began as loss a firewall, once all of it is."""
         case = self._case_of(track)
         if case is None or case.trouble is Trouble.FIREWALL:
@@ -207,11 +160,11 @@ class NetworkDetector:
             case.trouble = Trouble.FIREWALL
             self._tell(case, Turn.CHANGED, at)
 
-    def _join(self, track: _Track, symptom: Symptom, at: float) -> None:
+    def _join(self, track: Track, symptom: Symptom, at: float) -> None:
         trouble, culprit = self._blame(track, symptom)
-        known = next((case for case in self._cases if _one_cause(case, track, trouble, culprit, symptom)), None)
+        known = next((case for case in self._cases if one_cause(case, track, trouble, culprit, symptom)), None)
         if known is None:
-            known = _Case(
+            known = Case(
                 id=_id(trouble, culprit, at),
                 trouble=trouble,
                 culprit=culprit,
@@ -235,17 +188,22 @@ class NetworkDetector:
         if known.culprit.kind is EntityKind.SITE:
             self._merge_into(known, at)
 
-    def _merge_into(self, case: _Case, at: float) -> None:
+    def _merge_into(self, case: Case, at: float) -> None:
         """No two open findings for one cause: those of paths of the site that began then are this one."""
         for other in [one for one in self._cases if one is not case]:
-            akin = _akin(other.trouble, case.trouble) and _near(other, case.first)
-            if akin and _within(other, case.culprit.name):
+            same = akin(other.trouble, case.trouble) and near(other, case.first)
+            same &= (
+                other.trouble is not case.trouble
+                or other.trouble is not Trouble.DELAY
+                or alike(other.first, case.first)
+            )
+            if same and within(other, case.culprit.name):
                 case.tracks += other.tracks
                 case.seen |= other.seen
                 other.tracks = []
                 self._close(other, f"the same cause as {case.id}", at)
 
-    def _leave(self, track: _Track, why: str) -> None:
+    def _leave(self, track: Track, why: str) -> None:
         case = self._case_of(track)
         track.symptom = None
         if case is not None:
@@ -253,10 +211,10 @@ class NetworkDetector:
             if not case.tracks:
                 self._close(case, why, track.series.last)
 
-    def _case_of(self, track: _Track) -> _Case | None:
+    def _case_of(self, track: Track) -> Case | None:
         return next((case for case in self._cases if track in case.tracks), None)
 
-    def _blame(self, track: _Track, symptom: Symptom) -> tuple[Trouble, Entity]:
+    def _blame(self, track: Track, symptom: Symptom) -> tuple[Trouble, Entity]:
         """Name what a new symptom is, and the path or the site that it is to be put down to."""
         path = Entity(EntityKind.NETWORK, track.path)
         if isinstance(track.series, DelaySeries) and symptom.before is not None:
@@ -267,7 +225,7 @@ class NetworkDetector:
         agreed = self._site(track, symptom)
         return symptom.trouble, Entity(EntityKind.SITE, agreed) if agreed else path
 
-    def _clock(self, track: _Track, step: float, since: float) -> tuple[bool, str]:
+    def _clock(self, track: Track, step: float, since: float) -> tuple[bool, str]:
         """Whether other paths are displaced as by a clock of one end, and of which end.
 
         A clock that goes ahead by d at a host takes d off the delays that it is the source of, and adds d to those that
@@ -292,7 +250,7 @@ class NetworkDetector:
             mirrored |= both_ways and agreeing >= max(CLOCK_PATHS, CLOCK_ODDS * opposing)
         return mirrored, max(found)[1] if found else ""
 
-    def _site(self, track: _Track, symptom: Symptom) -> str:
+    def _site(self, track: Track, symptom: Symptom) -> str:
         """The end most of whose peers see the same, or begin to; "" if there is none."""
         found = []
         for site in (track.source, track.destination):
@@ -300,13 +258,13 @@ class NetworkDetector:
             for other in self._others(track, site):
                 if other.series.last >= self._now - SILENT_S[track.quantity]:
                     measured.add(other.peer(site))
-                    if _agrees(other, symptom):
+                    if agrees(other, symptom):
                         agreeing.add(other.peer(site))
             if len(agreeing) >= PEERS and len(agreeing) >= PEERS_SHARE * len(measured):
                 found.append((len(agreeing) / len(measured), len(agreeing), site))
         return max(found)[2] if found else ""
 
-    def _others(self, track: _Track, site: str) -> Iterable[_Track]:
+    def _others(self, track: Track, site: str) -> Iterable[Track]:
         """The other series of that quantity to and from a site."""
         tracks = (self._tracks[key] for key in self._of_site.get(site, {}) if key[0] == track.quantity)
         return (other for other in tracks if other is not track)
@@ -334,14 +292,14 @@ class NetworkDetector:
             if not self._of_site[site]:
                 del self._of_site[site]
 
-    def _close(self, case: _Case, why: str, at: float) -> None:
+    def _close(self, case: Case, why: str, at: float) -> None:
         self._cases.remove(case)
         self._tell(case, Turn.CLOSED, at, why)
 
-    def _tell(self, case: _Case, turn: Turn, at: float, note: str = "") -> None:
+    def _tell(self, case: Case, turn: Turn, at: float, note: str = "") -> None:
         self._told.append(self._finding(case, turn, at, note))
 
-    def _finding(self, case: _Case, turn: Turn, at: float | None = None, note: str = "") -> Finding:
+    def _finding(self, case: Case, turn: Turn, at: float | None = None, note: str = "") -> Finding:
         symptoms = [track.symptom for track in case.tracks if track.symptom is not None] or [case.first]
         shown, readings = (sum(getattr(one, name) for one in symptoms) for name in ("shown", "readings"))
         return Finding(
@@ -373,47 +331,6 @@ def _possible(quantity: str, value: float, at: float) -> bool:
             return True
         case _:
             return value >= 0.0
-
-
-def _agrees(track: _Track, symptom: Symptom) -> bool:
-    """Whether a series shows the same as another one's symptom since about then, or begins to."""
-    series, own = track.series, track.series.symptom
-    if own is not None and abs(own.since - symptom.since) > TOGETHER_S[track.quantity]:
-        return False
-    if isinstance(series, DelaySeries):
-        return series.leans(symptom.since, 1.0 if symptom.now >= (symptom.before or 0.0) else -1.0)
-    # One test of throughput in seven is low by chance, so that a beginning says too little.
-    return own is not None or (isinstance(series, LossSeries) and series.leans(symptom.since))
-
-
-def _one_cause(case: _Case, track: _Track, trouble: Trouble, culprit: Entity, symptom: Symptom) -> bool:
-    """Whether a new symptom belongs to an open finding; so it does to that of the way back, if that began then."""
-    if not _akin(case.trouble, trouble):
-        return False
-    if case.covers(track) and trouble in _STAYING and case.trouble in _STAYING:
-        return True
-    return _near(case, symptom) and (
-        case.covers(track)
-        or (case.trouble is trouble and case.culprit.name == f"{track.destination}>{track.source}")
-        or (culprit.kind is EntityKind.SITE and _within(case, culprit.name))
-    )
-
-
-def _akin(one: Trouble, other: Trouble) -> bool:
-    """Whether one may turn out to be the other."""
-    return QUANTITY[one] == QUANTITY[other]
-
-
-def _near(case: _Case, symptom: Symptom) -> bool:
-    return abs(case.first.since - symptom.since) <= TOGETHER_S[QUANTITY[case.trouble]]
-
-
-def _within(case: _Case, site: str) -> bool:
-    """Whether a finding is of a path of the site, or of the site."""
-    if case.culprit.kind is EntityKind.SITE:
-        return case.culprit.name == site
-    link = case.culprit.link
-    return site in {link.source, link.destination}
 
 
 def _id(trouble: Trouble, culprit: Entity, at: float) -> str:
