@@ -73,6 +73,8 @@ def one_cause(case: Case, track: Track, trouble: Trouble, culprit: Entity, sympt
         return False
     if case.covers(track) and trouble in _STAYING and case.trouble in _STAYING:
         return True
+    if case.trouble is trouble and case.culprit == culprit and near(case, symptom):
+        return True
     like = trouble is not Trouble.DELAY or case.trouble is not Trouble.DELAY or alike(case.first, symptom)
     return (like and near(case, symptom)) and (
         case.covers(track)

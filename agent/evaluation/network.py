@@ -86,7 +86,9 @@ class Recorded:
         }
         self.times: NDArray[np.float64] = self.columns["at"]
         wanted = [name in COUNTED for name in self.columns["quantity"]]
-        groups = frame[wanted].groupby(["quantity", "source_site", "destination_site"], sort=True).indices
+        groups: Mapping[Any, Any] = (
+            frame[wanted].groupby(["quantity", "source_site", "destination_site"], sort=True).indices
+        )
         places = np.flatnonzero(wanted)
         self.rows: dict[str, dict[Pair, NDArray[np.int64]]] = {quantity: {} for quantity in COUNTED}
         for (quantity, source, destination), inside in groups.items():

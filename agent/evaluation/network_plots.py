@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from typing import Protocol
 
@@ -70,7 +70,7 @@ def _picture(recorded: _Series, finding: Finding) -> Figure:
     unit, factor = _UNITS[finding.quantity]
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
     panel = figure.subplots()
-    when = [datetime.fromtimestamp(one, UTC) for one in at[shown].tolist()]
+    when = (at[shown] * 1e6).astype("datetime64[us]")
     panel.plot(when, value[shown] * factor, ".", markersize=8 if sparse else 3, color="#0072B2")
     panel.axvline(finding.opened_at, color="#D55E00", linewidth=1.5, label="alarm")  # type: ignore[arg-type]
     for level, style in ((finding.before, "--"), (finding.now, "-")):
