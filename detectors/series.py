@@ -175,7 +175,7 @@ class ThroughputSeries:
         wide = max(SPREAD_LOG, spread(past, level))
         below = (level - test[1]) / wide
         self._sum = max(0.0, self._sum + min(MOST, below) - DRIFT)
-        self._run.append(test)
+        self._run = [*self._run[-TESTS_MOST:], test]
         if self._sum == 0.0 or test[0] - self._run[0][0] > RUN_S:
             self._settle()
             return
