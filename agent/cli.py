@@ -519,7 +519,7 @@ def check(config_path: Path | None) -> None:
 
 @commands.group()
 def evaluate() -> None:
-    """How good it is: the forecasts, the detection, and the whole loop."""
+    """How good it is: the forecasts, the detection, the network detector, and the whole loop."""
 
 
 @evaluate.command("loop")
@@ -691,6 +691,43 @@ def evaluate_forecast(
         predictions=predictions,
         plots=plots,
     )
+    if report is not None:
+        report.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    click.echo(table(found))
+
+
+@evaluate.command("network")
+@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 1000),
+    default=5,
+    show_default=True,
+    help="So many faults of a kind for each pair.",
+)
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the results to this file as JSON."
+)
+@click.option("--plots", type=click.Path(path_type=Path), help="Draw some of the alarms into this directory.")
+def evaluate_network(data: tuple[Path, ...], seeds: int, report: Path | None, plots: Path | None) -> None:
+    """Judge the network detector on recorded perfSONAR readings.
+
+    DATA are files or directories of readings. They are played as they stand, and with faults put into them one at a time, which
+    the detector and the rules that operators use today should find.
+    """
+    import json
+
+    from agent import telemetry
+    from agent.replay import check_output
+    from agent.sources.files import files_of
+
+    telemetry.configure("error", "text")  # a file that cannot be read is said once, as the error that it is
+    files = files_of(data)
+    if report is not None:
+        check_output(report, files)
+    from agent.evaluation.network import evaluate, table
+
+    found = evaluate(files, seeds=seeds, plots=plots)
     if report is not None:
         report.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     click.echo(table(found))

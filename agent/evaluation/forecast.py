@@ -7,7 +7,6 @@ those that it makes of history and data together.
 from __future__ import annotations
 
 import itertools
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,11 +19,11 @@ from numpy.typing import NDArray
 
 from agent.evaluation import boosting, windowed
 from agent.evaluation.boosting import Boosting, CausalFeatures, log_duration
+from agent.evaluation.place import make_place
 from agent.evaluation.windowed import Windowed
 from agent.forecasts import Forecasts, measures_table
 from agent.sources.finished import Recording, check_parts
 from models.comparison import gain
-from models.domain import ConfigError
 from models.forecaster import Forecaster
 from models.history import RETAINED, retained
 from models.metrics import Baselines, pinball_losses
@@ -80,7 +79,7 @@ def evaluate(
     """
     forecaster = Forecaster.load(model or default_model())
     if plots is not None:
-        _make_place(plots)
+        make_place(plots)
     notes = check_parts(data, history=history, train=train)
     lessons = Recording({"train": train}, measurements=measurements, site_map=site_map)
     rivals, about = _rivals(lessons, seed) if train else ({}, {})
@@ -144,19 +143,6 @@ def gain_over(
             for measure, one in found.items()
         },
     }
-
-
-def _make_place(plots: Path) -> None:
-    if plots.exists() and not plots.is_dir():
-        raise ConfigError(f"{plots}: is no directory, so that plots have no place there; name another")
-    try:
-        plots.mkdir(exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{plots}: the directory of the plots cannot be made ({error.strerror}); name another"
-        ) from error
-    if not os.access(plots, os.W_OK):
-        raise ConfigError(f"{plots}: cannot be written by this user; name another directory for the plots")
 
 
 def _rivals(lessons: Recording, seed: int) -> tuple[dict[str, _Scorer], dict[str, dict[str, Any]]]:

@@ -41,7 +41,7 @@ _WORDS = {
     "constant": "constant",
 }
 _MARKS = {"model": "o", "boosting": "s", "link_median": "^", "windowed": "D", "constant": "x"}
-_STYLE: dict[Any, Any] = {  # matplotlib types its names
+STYLE: dict[Any, Any] = {  # matplotlib types its names
     "text.parse_math": False,  # a $ in a name is a $
     "font.size": 11.0,
     "axes.titlesize": 13.0,
@@ -81,7 +81,7 @@ def draw(directory: Path, rows: pd.DataFrame, quantiles: Quantiles) -> None:
         "error-by-link": lambda: _error_by_name(rows["link"], errors, "link", "links"),
         "coverage-over-time": lambda: _coverage_over_time(rows["ended_at"].to_numpy(np.float64), actual, quantiles),
     }
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a name in a script that the font lacks: boxes are drawn
         for name, picture in pictures.items():
             picture().savefig(directory / f"{name}.png", format="png")
