@@ -602,7 +602,7 @@ def evaluate_loop(
 def evaluate_detection(
     scenarios: tuple[str, ...], days: float | None, seeds: int, rules: str, report: Path | None, workers: int
 ) -> None:
-    """Hold the incidents that the agent finds against what truly was wrong.
+    """Hold incidents against what truly was wrong.
 
     SCENARIO is one of the library, or a YAML file of your own; without one it is gauntlet. Several are judged together, and each. Every
     rule reads the same stream of each world: the agent, the first rule of all (fixed_600s), Operational Intelligence's (opint), and

@@ -90,7 +90,7 @@ def ended(process, number, *, within_s=8):
 def test_every_command_stands_in_the_readme():
     shown = set(
         re.findall(
-            r"^ {4}\.venv/bin/gridmedic ([a-z]+(?: (?:check|loop|forecast|list|promote|rollback|add))?)",
+            r"^ {4}\.venv/bin/gridmedic ([a-z]+(?: (?:check|loop|forecast|detection|network|list|promote|rollback|add))?)",
             (ROOT / "README.md").read_text(),
             re.MULTILINE,
         )
