@@ -272,4 +272,6 @@ def undump(contents: bytes, like: State) -> tuple[State, Chronicle, dict[str, Ar
     for name, array, model in zip(State._fields, state, like, strict=True):
         if array.dtype != model.dtype or array.ndim != model.ndim or (name == "closed" and array.shape != model.shape):
             raise ConfigError(f"the snapshot's {name} is not of this version or of this grid")
+    # A file does not tell that its records are aligned, and kernels are compiled anew for those that are not.
+    state = State(*(array.view(model.dtype) for array, model in zip(state, like, strict=True)))
     return state, chronicle, {name.removeprefix("posted "): rows for name, rows in arrays.items()}

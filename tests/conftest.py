@@ -19,7 +19,9 @@ def pytest_configure(config):
     if getattr(config.option, "numprocesses", None):
         from tests import worlds  # noqa: PLC0415  (the workers compile nothing)
 
-        worlds.SickWorld().advance(minutes=30)
+        sick = worlds.SickWorld()
+        sick.grid.prepare()
+        sick.advance(minutes=30)
 
 
 def pytest_collection_modifyitems(items):

@@ -13,7 +13,7 @@ import simulator
 from models.domain import IncidentKind
 from models.grid import Grid
 from remedies.catalog import Catalog
-from simulator import outbreaks
+from simulator import engine, outbreaks
 from simulator.records import What
 from simulator.scenario import load, parse
 from simulator.state import N, Phase
@@ -63,6 +63,15 @@ def test_a_world_goes_on_from_a_snapshot_and_from_a_fork(scenario):
     expected = lived(world, hours=4, step_s=600)
     for other in (restored, fork):
         assert same(lived(other, hours=4, step_s=977.0)[0], expected[0])
+
+
+def test_nothing_is_compiled_again_for_a_world_from_a_snapshot(scenario):
+    world = World(scenario, seed=3, start=START)
+    world.advance(START + timedelta(minutes=5))
+    compiled = len(engine.live.signatures)
+    restored = World(scenario, seed=3, start=START, snapshot=world.save())
+    restored.advance(START + timedelta(minutes=10))
+    assert len(engine.live.signatures) == compiled
 
 
 def test_a_fork_plans_no_outbreak_again(scenario, monkeypatch):
