@@ -24,6 +24,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from agent.recording import Part, Place, Writers
 from models.domain import ConfigError
+from simulator.announcements import listed
 from simulator.faults import Disturbance, DisturbanceKind
 from simulator.fields import TYPES, types_of
 from simulator.readings import Quantity
@@ -71,6 +72,7 @@ def simulate(scenario: Scenario, *, seed: int, days: float, out: Path, workers: 
             told(world.clock / (86_400 * days), tally.messages)
         hurt.finish()
     _write_json(out / "truth.json", _truth(world))
+    _write_json(out / "downtimes.json", listed(world, since=0.0, until=world.clock))
     manifest = {
         "scenario": scenario.model_dump(mode="json", exclude_none=True),
         "seed": seed,

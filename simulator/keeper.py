@@ -22,6 +22,7 @@ from pydantic_core import PydanticSerializationError, to_json, to_jsonable_pytho
 
 from models.domain import ConfigError, GridError
 from simulator import disk
+from simulator.announcements import announced
 from simulator.grid import ACTS, READS, SimulatedGrid
 from simulator.scenario import Scenario
 from simulator.state import Array, Stream
@@ -121,6 +122,10 @@ class Keeper:
         first, lines = kept.read(after, limit)
         head = {"run": self.run, "first": first, "last": first + len(lines) - 1, "end": kept.last}
         return to_json(head)[:-1] + b',"documents":[' + b",".join(lines) + b"]}"
+
+    def downtimes(self) -> dict[str, Any]:
+        """What is announced now, in CRIC's form."""
+        return announced(self._world)
 
     def call(self, method: str, arguments: Mapping[str, Any]) -> Reply:
         """Call a method of the grid; it is in the journal, and on the disk if it is an act, before this returns."""

@@ -2,6 +2,7 @@
 
 - `GET /clock` → `{"now", "speed", "run"}`
 - `GET /events?after=N&limit=M`, `GET /measurements?…` → `{"run", "first", "last", "end", "documents"}`
+- `GET /downtimes` → what is announced, in CRIC's form
 - `POST /call/{method}` with the arguments as a JSON object → `{"result", "effect"}`, or 409 with `{"error"}`
 """
 
@@ -140,6 +141,10 @@ def _application(keeper: Keeper, lock: threading.Lock, speed: float) -> Starlett
             body = keeper.read(stream, after=max(0, after), limit=max(1, min(limit, _MOST_DOCUMENTS)))
         return Response(body, media_type="application/json")
 
+    def downtimes(_: Request) -> Response:
+        with lock:
+            return JSONResponse(keeper.downtimes())
+
     async def body_of(request: Request) -> Any:  # noqa: ANN401 - whatever JSON there is
         return json.loads(await request.body())
 
@@ -164,6 +169,7 @@ def _application(keeper: Keeper, lock: threading.Lock, speed: float) -> Starlett
             Route("/clock", clock),
             Route("/events", documents),
             Route("/measurements", documents),
+            Route("/downtimes", downtimes),
             Route("/call/{method}", call, methods=["POST"]),
         ],
         # A page in some browser on this machine must not reach it under another name.

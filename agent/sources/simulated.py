@@ -1,4 +1,4 @@
-"""Events and measurements of the simulated grid, and its clock, over HTTP."""
+"""Events, measurements and downtimes of the simulated grid, and its clock, over HTTP."""
 
 from __future__ import annotations
 
@@ -45,6 +45,18 @@ class SimulatedSource:
 
     def _get(self, after: object, limit: int) -> Any:  # noqa: ANN401 - JSON
         return _get(self._client, f"/{self._stream}", {"after": str(after), "limit": str(limit)})
+
+
+class SimulatedDowntimes:
+    """What is announced in the simulated grid, in CRIC's form."""
+
+    def __init__(self, url: str) -> None:
+        self.name = f"{url.rstrip('/')}/downtimes"
+        self._client = _client(url)
+
+    def read(self) -> object:
+        """Return the JSON document; raise SourceError if the grid does not answer."""
+        return _get(self._client, "/downtimes", {})
 
 
 class SimulatedClock:
