@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from agent import config as settings
 from agent.archive import Archive
+from agent.calendar import Calendar
 from agent.choice import Chooser
 from agent.experience import Experience
 from agent.guards import Guards
@@ -19,13 +21,16 @@ from agent.loop import Agent
 from agent.outbox import Outbox
 from agent.settlement import Settlement
 from agent.sources import EVENTS, READINGS, Decoder, Source
+from agent.sources.cric import decode
+from agent.sources.downtimes import DowntimeList, DowntimesFile, DowntimesUrl
 from agent.sources.elasticsearch import ElasticsearchSource
 from agent.sources.files import FilesSource
 from agent.sources.recorded import RecordedEvents, RecordedReadings
-from agent.sources.simulated import SimulatedSource
+from agent.sources.simulated import SimulatedDowntimes, SimulatedSource
 from agent.watch import Watch
+from detectors.covers import Cover
 from detectors.threshold import DynamicThreshold
-from models.domain import ConfigError, GridmedicError
+from models.domain import ConfigError, Entity, GridmedicError
 from models.forecaster import Forecaster
 from models.measurements import Paths, SiteMap
 from models.registry import default_model, load_model
@@ -72,6 +77,7 @@ def service(config: settings.Config) -> Service:
             acting=True,
             dry_run=config.grid.dry_run,
             bandit_file=config.state_dir / "bandit.vw",
+            calendar=calendar(config),
             incumbent=incumbent,
             archive=archive(config) if retrains(config) else None,
         )
@@ -87,6 +93,7 @@ def problems(config: settings.Config) -> list[str]:
         ("forecast.model: ", lambda: load_model(model_directory(config))),
         ("events: ", lambda: _try_out(sources(config, config.events, "events", EVENTS))),
         ("measurements: ", lambda: _try_out(sources(config, config.measurements, "measurements", READINGS))),
+        *(("downtimes.lists: ", partial(_try_out_list, one)) for one in downtime_lists(config)),
     )
     for key, part in parts:
         try:
@@ -99,6 +106,14 @@ def problems(config: settings.Config) -> list[str]:
 def _try_out(opened: Sequence[Source]) -> None:
     for source in opened:
         source.close()
+
+
+def _try_out_list(listed: DowntimeList) -> None:
+    """Read a list in a file; raise the GridmedicError of what in it cannot be used, a line for each downtime."""
+    if isinstance(listed, DowntimesFile):
+        refused = decode(listed.read(), where=listed.name, sites=SiteMap()).refusals
+        if refused:
+            raise ConfigError("\n".join(refusal.detail for refusal in refused))
 
 
 def recorded(
@@ -147,16 +162,21 @@ def build(
     dry_run: bool,
     bandit_file: Path | None,
     chooser: type[Chooser] = Chooser,
+    calendar: Calendar | None = None,
     incumbent: Incumbent | None = None,
     archive: Archive | None = None,
 ) -> Agent:
-    """An agent of these parts; `stack` closes what it opens. Not `acting`: decisions are recorded, and that is all."""
+    """An agent of these parts; `stack` closes what it opens. Not `acting`: decisions are recorded, and that is all.
+
+    Without a `calendar` nothing is announced.
+    """
+    calendar = calendar or Calendar()
     for source in (*events, *measurements):
         stack.callback(source.close)
     with ledger.begin(write=False) as tx:
         experience = Experience(catalog.cards, tx, file=bandit_file)
     stack.callback(experience.close)
-    runner, guards = Runner(executor), Guards(cards=catalog.cards, limits=limits)
+    runner, guards = Runner(executor), Guards(cards=catalog.cards, limits=limits, calendar=calendar)
     return Agent(
         ledger=ledger,
         events=events,
@@ -175,6 +195,7 @@ def build(
         ),
         outbox=Outbox(ledger=ledger, cards=catalog.cards, runner=runner) if acting else None,
         limit=page,
+        calendar=calendar,
         incumbent=incumbent,
         archive=archive,
     )
@@ -216,6 +237,32 @@ def retrains(config: settings.Config) -> bool:
 
 def site_map_of(config: settings.Config) -> SiteMap:
     return SiteMap.load(config.path(config.site_map)) if config.site_map else SiteMap()
+
+
+def calendar(config: settings.Config) -> Calendar:
+    """What is announced: by the lists that the configuration names, and its silences."""
+    silences = [
+        Cover(
+            entity=Entity.parse(one.entity),
+            start=one.begin.timestamp(),
+            end=one.end.timestamp(),
+            why=f"silence: {one.why}",
+        )
+        for one in config.silences
+    ]
+    every = timedelta(minutes=config.downtimes.every_min)
+    return Calendar(downtime_lists(config), silences, every=every, sites=site_map_of(config))
+
+
+def downtime_lists(config: settings.Config) -> list[DowntimeList]:
+    """The lists of announced downtimes; where none are named, those of the simulated grids that are watched."""
+    if config.downtimes.lists is None:
+        urls = dict.fromkeys(entry.url for entry in config.events if isinstance(entry, settings.SimulatedSource))
+        return [SimulatedDowntimes(url) for url in urls]
+    return [
+        DowntimesUrl(place) if "://" in place else DowntimesFile(config.path(place))
+        for place in dict.fromkeys(config.downtimes.lists)
+    ]
 
 
 def limits(config: settings.Config) -> Limits:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agent.desk.text import clean
 from models import yamlfile
-from models.domain import BlastRadius, ConfigError, Safety
+from models.domain import BlastRadius, ConfigError, Entity, EntityKind, Safety
 from ranking.reward import AUTONOMY
 
 DEFAULT_PATH = Path("config.yaml")
@@ -49,9 +50,37 @@ def _http_url(url: str) -> str:
     return url
 
 
+def _entity(text: str) -> str:
+    entity = Entity.parse(text)
+    if entity.kind in {EntityKind.LINK, EntityKind.NETWORK} and not all((entity.link.source, entity.link.destination)):
+        raise ValueError(f"it needs two ends, written {entity.kind}:A>B")
+    return text
+
+
+def _list_of_downtimes(place: str) -> str:
+    if "://" in place:
+        try:
+            parts = urlsplit(place)
+            whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            whole = False
+        if not whole:
+            raise ValueError(
+                "a list of downtimes is a file's path, or a URL that begins with http:// or https:// and a host"
+            )
+    return place
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
 OperatorName = Annotated[str, AfterValidator(operator_name)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Word = Annotated[str, Field(min_length=1)]
+EntityText = Annotated[str, AfterValidator(_entity)]
+ListOfDowntimes = Annotated[Word, AfterValidator(_list_of_downtimes)]
+Moment = Annotated[datetime, AfterValidator(_utc)]  # in UTC where it names no zone
 
 
 class _Section(BaseModel):
@@ -87,6 +116,24 @@ class ElasticsearchSource(_Section):
 
 
 SourceSettings = Annotated[SimulatedSource | FilesSource | ElasticsearchSource, Field(discriminator="kind")]
+
+
+class DowntimeSettings(_Section):
+    lists: list[ListOfDowntimes] | None = None
+    every_min: Annotated[float, Field(gt=0, le=1440)] = 10.0
+
+
+class Silence(_Section):
+    entity: EntityText
+    begin: Annotated[Moment, Field(alias="from")]
+    end: Annotated[Moment, Field(alias="to")]
+    why: Word
+
+    @model_validator(mode="after")
+    def _ends_after_it_begins(self) -> Self:
+        if not self.begin < self.end:
+            raise ValueError(f"a silence ends after it begins; it is from {self.begin} to {self.end}")
+        return self
 
 
 class PollSettings(_Section):
@@ -165,6 +212,8 @@ class Config(_Section):
     events: Annotated[list[SourceSettings], Field(min_length=1)] = [SimulatedSource(kind="simulated")]
     measurements: list[SourceSettings] = [SimulatedSource(kind="simulated")]
     site_map: Path | None = None
+    downtimes: DowntimeSettings = DowntimeSettings()
+    silences: list[Silence] = []
     poll: PollSettings = PollSettings()
     forecast: ForecastSettings = ForecastSettings()
     detection: DetectionSettings = DetectionSettings()

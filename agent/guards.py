@@ -1,12 +1,13 @@
-"""The policy, asked with the ledger's facts: before a decision, and again when it is about to be acted on."""
+"""The policy, asked with the ledger's facts and the calendar's: before a decision, and again when it is about to be acted on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from models.domain import Candidate, Incident, RemedyCard
+from agent.calendar import Calendar
+from models.domain import Candidate, Entity, Incident, RemedyCard
 from remedies.policy import LOOK_BACK, Limits, Ruling, rule, standing
 from storage.ledger import Transaction
 
@@ -14,10 +15,11 @@ PAUSED = "paused"  # setting of the ledger
 
 
 class Guards:
-    """Rules on candidates from what the ledger holds, never from memory."""
+    """Rules on candidates from what the ledger holds, never from memory, and from what is announced."""
 
-    def __init__(self, *, cards: Mapping[str, RemedyCard], limits: Limits) -> None:
+    def __init__(self, *, cards: Mapping[str, RemedyCard], limits: Limits, calendar: Calendar) -> None:
         self._cards = cards
+        self._calendar = calendar
         self.limits = limits
 
     def ruling(
@@ -38,6 +40,7 @@ class Guards:
             now=now,
             paused=bool(tx.setting(PAUSED)),
             proposed=self._proposed(tx, candidate.remedy, incident),
+            downtimes=self._calendar.touched([incident.culprit, *_entities(candidate.targets)], now),
         )
         return rule(
             candidate, self._cards[candidate.remedy], incident, replace(facts, trust=trust, best=best), self.limits
@@ -51,6 +54,15 @@ class Guards:
             if decision.incident_id != incident.id and option.candidate.remedy == remedy:
                 targets |= set(option.candidate.targets)
         return frozenset(targets)
+
+
+def _entities(targets: Iterable[str]) -> Iterator[Entity]:
+    """The targets that are entities: a rule, for one, is none."""
+    for target in targets:
+        try:
+            yield Entity.parse(target)
+        except ValueError:
+            continue
 
 
 def eligible_cards(cards: Mapping[str, RemedyCard], incident: Incident, limits: Limits) -> list[RemedyCard]:

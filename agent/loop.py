@@ -18,6 +18,7 @@ import pandas as pd
 import structlog
 
 from agent.archive import Archive
+from agent.calendar import Calendar
 from agent.choice import Chooser
 from agent.incumbent import Incumbent
 from agent.intake import KEPT_KEYS_S, Keys, SeenKeys, document_time
@@ -87,6 +88,7 @@ class Agent:
         chooser: Chooser,
         outbox: Outbox | None,
         limit: int,
+        calendar: Calendar,
         incumbent: Incumbent | None = None,
         archive: Archive | None = None,
     ) -> None:
@@ -103,6 +105,7 @@ class Agent:
         self._chooser = chooser
         self._outbox = outbox
         self._limit = limit
+        self._calendar = calendar
         self._incumbent = incumbent
         self._archive = archive
         self._keys: dict[str, SeenKeys] = {}
@@ -116,6 +119,7 @@ class Agent:
             self._watch.serve(successor)
             self._stale = True
         with self._caches():
+            self._calendar.refresh(now)
             if self._outbox is not None:
                 self._settlement.settle(now)
             readings, pages = self._poll(now, done)
@@ -127,6 +131,7 @@ class Agent:
             with self.ledger.begin(write=True) as tx:
                 self._record(tx, taken, now)
                 done.decisions = self._chooser.decide(tx, prepared, taken.observation.changed, now)
+            self._calendar.recorded()
             self._compact(now)
         if self._outbox is not None:
             done.actions = self._outbox.carry_out(now)
@@ -152,6 +157,7 @@ class Agent:
             until = tx.setting(JUDGED_UNTIL)
             incidents = tx.incidents(status=IncidentStatus.OPEN) + tx.incidents(status=IncidentStatus.CLOSED, limit=200)
             self._keys = {source.name: SeenKeys(tx.known_keys(source.name)) for source in self._events}
+            self._calendar.restore(tx)
         self._watch.reset(
             observed=observed, readings=readings, requests=requests, incidents=incidents, until=_number(until)
         )
@@ -206,6 +212,7 @@ class Agent:
     def _record(self, tx: Transaction, taken: Taken, now: datetime) -> None:
         """What was taken in, in the transaction that moves the cursors."""
         observation = taken.observation
+        self._calendar.record(tx, now)
         for stream, rows in ((OBSERVED, observation.observed), (REQUESTS, observation.requests)):
             if len(rows):
                 tx.append_rows(stream, rows)

@@ -70,6 +70,7 @@ class RefusalReason(enum.StrEnum):
     UNKNOWN_TYPE = "unknown-type"  # no event of a transfer or deletion
     NO_REQUEST_ID = "no-request-id"
     NO_LINK = "no-link"  # source or destination is missing
+    NO_SITE = "no-site"  # an announced downtime of nothing that is named
     BAD_NAME = "bad-name"  # an RSE or site that cannot be one
     BAD_TIME = "bad-time"
     ENDS_BEFORE_START = "ends-before-start"

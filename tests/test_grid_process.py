@@ -19,8 +19,10 @@ import pytest
 from agent.grid import open_grid
 from agent.grid.dry_run import DryRun
 from agent.sources import EVENTS, READINGS
-from agent.sources.simulated import SimulatedClock, SimulatedSource
+from agent.sources.cric import decode
+from agent.sources.simulated import SimulatedClock, SimulatedDowntimes, SimulatedSource
 from models.domain import ConfigError, GridError, GridUnreachable, SourceError
+from models.measurements import SiteMap
 from simulator.disk import Log, holder
 from simulator.keeper import Keeper, Setup
 from simulator.scenario import parse
@@ -33,6 +35,7 @@ SCENARIO = {
     "load": {"transfers_per_day": 72_000},
     "perfsonar": {"every_s": 120},
     "outbreaks": {"first": 300, "every": 3600, "kinds": ["read-slow"]},
+    "disturbances": [{"kind": "downtime", "where": "rse:FZK-LCG2_DATADISK", "start": "5d", "duration": "2h"}],
 }
 
 _SERVE = """
@@ -225,6 +228,20 @@ class TestSources:
         last = clock()
         time.sleep(0.1)
         assert clock() == last
+
+
+class TestDowntimes:
+    def test_what_is_announced_is_read_as_crics(self, process):
+        announced = decode(SimulatedDowntimes(process.url).read(), where="grid", sites=SiteMap())
+        begin = START.timestamp() + 5 * 86_400  # a scenario's times count from when the grid began to be served
+        assert [(str(one.entity), one.start, one.end) for one in announced.covers] == [
+            (f"rse:{FZK}", begin, begin + 7200)
+        ]
+        assert (announced.read, announced.refusals) == (1, ())
+
+    def test_nobody_answers(self):
+        with pytest.raises(SourceError, match="gridmedic grid"):
+            SimulatedDowntimes("http://127.0.0.1:1").read()
 
 
 class TestKilled:

@@ -19,9 +19,12 @@ from agent import simulation
 from agent.recording import Part, Place, Writers
 from agent.simulation import START, simulate, summary
 from agent.sources import EVENTS, READINGS
+from agent.sources.cric import decode
+from agent.sources.downtimes import DowntimesFile
 from agent.sources.files import FilesSource
 from models.domain import ConfigError, GridmedicError
 from models.events import EVENT_COLUMNS, FAILED, FINISHED
+from models.measurements import SiteMap
 from simulator.perfsonar import MEASUREMENT
 from simulator.records import RECORD
 from simulator.scenario import parse
@@ -123,6 +126,13 @@ def test_the_truth_says_what_was_wrong_and_what_was_not(recorded):
     assert [one["where"] for one in truth["downtimes"]] == ["site:BNL-OSG2"]
 
 
+def test_the_downtimes_are_told_as_cric_tells_them(recorded):
+    told = decode(DowntimesFile(recorded / "downtimes.json").read(), where="downtimes.json", sites=SiteMap())
+    assert [str(cover.entity) for cover in told.covers] == ["site:BNL-OSG2"]
+    begin = START.timestamp() + 7200
+    assert [(cover.start, cover.end) for cover in told.covers] == [(begin, begin + 1800)]
+
+
 def test_who_was_hurt_is_among_the_events(recorded):
     hurt = pd.read_parquet(recorded / "hurt.parquet")
     events = read((recorded / "events").glob("*.parquet"), EVENTS).set_index("request_id")
@@ -184,7 +194,7 @@ def test_the_command_makes_its_directory_and_says_what_is_in_it(tmp_path):
     assert done.stderr == ""  # a bar would be of no use where nobody sees it
     assert "calm, seed" in done.stdout
     assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == [
-        "events", "hurt.parquet", "manifest.json", "measurements", "truth.json",
+        "downtimes.json", "events", "hurt.parquet", "manifest.json", "measurements", "truth.json",
     ]  # fmt: skip
 
 

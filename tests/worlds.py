@@ -94,7 +94,15 @@ class SickWorld:
         self.readings.take(self.world.probes.frame(emitted.measurements))
 
     def agent(
-        self, stack: ExitStack, url: str, *, limits: Limits | None = None, page: int = 5000, versions=None, archive=None
+        self,
+        stack: ExitStack,
+        url: str,
+        *,
+        limits: Limits | None = None,
+        page: int = 5000,
+        versions=None,
+        archive=None,
+        calendar=None,
     ):
         """An agent of the shipped forecaster, or of the one that `versions` have in service."""
         ledger = Ledger.open(url)
@@ -116,6 +124,7 @@ class SickWorld:
             bandit_file=None,
             incumbent=incumbent,
             archive=archive,
+            calendar=calendar,
         )
 
     def live(self, agent, *, hours, step_min=5):

@@ -42,7 +42,7 @@ BLOCK = {
     Block.TARGETS_TOO_MANY: "it would touch too much at once",
     Block.TARGET_BUSY: "another action on the same target is running or settling",
     Block.OPEN_PROPOSAL: "another proposal for the same target waits for an answer",
-    Block.DOWNTIME: "the target is in a declared downtime",
+    Block.DOWNTIME: "the target is in a declared downtime or silence",
     Block.DISABLED: "the configuration switches it off",
     Block.AUTONOMY_OFF: "autonomy is off",
     Block.SAFETY_CAP: "it is riskier than what may run unasked",

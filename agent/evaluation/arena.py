@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from agent.calendar import Calendar
 from agent.grid.dry_run import Act
 from models.events import Page, empty_events
 from models.measurements import empty_readings
+from simulator.announcements import announced
 from simulator.faults import Fault
 from simulator.grid import SimulatedGrid
 from simulator.records import RECORD, What
@@ -96,6 +98,23 @@ class Arena:
             done[key].append(Act(method=method, arguments=tuple(arguments), key=key))
         self._told = len(chronicle.acts)
         return dict(done)
+
+
+class _Announcements:
+    """The list of a world's downtimes, as its process would serve it."""
+
+    name = "downtimes"
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def read(self) -> object:
+        return announced(self._world)
+
+
+def calendar_of(world: World) -> Calendar:
+    """What is announced in the world, known to whoever watches it as it is to a daemon."""
+    return Calendar([_Announcements(world)])
 
 
 def seconds(now: datetime, arena: Arena) -> float:

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from agent.evaluation.alarms import alarm_of
-from agent.evaluation.arena import STEP
+from agent.evaluation.arena import STEP, calendar_of
 from agent.evaluation.cases import Case
 from agent.evaluation.lookout import Lookout
 from agent.evaluation.loop import START
@@ -109,7 +109,7 @@ def run(task: Task) -> list[Verdict]:
     well, witness, end = twin(world), Witness(world), START + timedelta(days=task.days)
     rules = {name: _rule(name, task.scenario) for name in task.rules if name != AGENT}
     transfers = 0
-    with closing(Lookout()) as lookout:
+    with closing(Lookout(calendar_of(world))) as lookout:
         while world.now < end:
             before, now = world.now, min(world.now + STEP, end)
             emitted = world.advance(now)

@@ -15,6 +15,7 @@ import pandas as pd
 
 from agent import config
 from agent.assembly import build, watch
+from agent.calendar import Calendar
 from agent.choice import Chooser, Prepared
 from agent.evaluation.alarms import anomalous_of
 from agent.evaluation.arena import Feed
@@ -36,7 +37,8 @@ _KEPT: Final = ("request_id", "source", "destination", "fts", "ended_at", "faile
 class Lookout:
     """Give it each stretch of events and readings once, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, calendar: Calendar | None = None) -> None:
+        """`calendar`: what is announced; nothing without it."""
         self._stack = ExitStack()
         ledger = ScratchLedger.in_memory()
         self._stack.callback(ledger.close)
@@ -55,6 +57,7 @@ class Lookout:
             dry_run=True,
             bandit_file=None,
             chooser=_told_to(self._hear),
+            calendar=calendar,
         )
         self._opened: dict[str, datetime] = {}
         self._incidents: dict[str, Incident] = {}  # as they were last told of

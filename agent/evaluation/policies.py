@@ -11,7 +11,7 @@ from agent import config
 from agent.assembly import build, limits, watch
 from agent.choice import Chooser
 from agent.evaluation.alarms import HurtBy, alarm_of, anomalous_of
-from agent.evaluation.arena import Arena, seconds
+from agent.evaluation.arena import Arena, calendar_of, seconds
 from agent.evaluation.deeds import Deeds
 from agent.evaluation.desk import Desk
 from agent.evaluation.fixed import FIXED, FixedChooser
@@ -130,6 +130,7 @@ class AgentPolicy:
             dry_run=False,
             bandit_file=None,
             chooser=Chooser if asks else FixedChooser,
+            calendar=calendar_of(arena.world),
         )
         self._desk = Desk(arena, self._ledger, self._catalog, crew) if asks else None
         self._upkeep = Upkeep(arena, Runner(executor), crew)
