@@ -15,6 +15,7 @@ from agent.archive import Archive
 from agent.calendar import Calendar
 from agent.choice import Chooser
 from agent.experience import Experience
+from agent.feeds import Feeds
 from agent.guards import Guards
 from agent.incumbent import Incumbent
 from agent.loop import Agent
@@ -196,6 +197,7 @@ def build(
         outbox=Outbox(ledger=ledger, cards=catalog.cards, runner=runner) if acting else None,
         limit=page,
         calendar=calendar,
+        feeds=Feeds([source.name for source in (*events, *measurements)], calendar),
         incumbent=incumbent,
         archive=archive,
     )

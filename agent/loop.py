@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
@@ -20,13 +20,14 @@ import structlog
 from agent.archive import Archive
 from agent.calendar import Calendar
 from agent.choice import Chooser
+from agent.feeds import Feeds
 from agent.incumbent import Incumbent
 from agent.intake import KEPT_KEYS_S, Keys, SeenKeys, document_time
 from agent.outbox import Outbox
 from agent.settlement import SEEN_UNTIL, Settlement
 from agent.sources import Source
 from agent.watch import NOTHING, Observation, Watch
-from models.domain import IncidentStatus, SourceError
+from models.domain import IncidentKind, IncidentStatus, SourceError
 from models.drift import Alarm
 from models.events import Page, event_keys
 from models.history import RETAINED, retained
@@ -89,6 +90,7 @@ class Agent:
         outbox: Outbox | None,
         limit: int,
         calendar: Calendar,
+        feeds: Feeds,
         incumbent: Incumbent | None = None,
         archive: Archive | None = None,
     ) -> None:
@@ -106,6 +108,7 @@ class Agent:
         self._outbox = outbox
         self._limit = limit
         self._calendar = calendar
+        self._feeds = feeds
         self._incumbent = incumbent
         self._archive = archive
         self._keys: dict[str, SeenKeys] = {}
@@ -125,7 +128,9 @@ class Agent:
             readings, pages = self._poll(now, done)
             taken = self._take(readings, pages, now, done)
             # Whoever acts looks at the present: an incident of hours ago may be over on the next page.
-            present = self._watch.book.open if done.caught_up or self._outbox is None else ()
+            present = [*self._watch.book.open, *self._feeds.open]
+            if self._outbox is not None and not done.caught_up:
+                present = []
             with self.ledger.begin(write=False) as tx:
                 prepared = self._chooser.prepare(tx, present, now)
             with self.ledger.begin(write=True) as tx:
@@ -158,8 +163,10 @@ class Agent:
             incidents = tx.incidents(status=IncidentStatus.OPEN) + tx.incidents(status=IncidentStatus.CLOSED, limit=200)
             self._keys = {source.name: SeenKeys(tx.known_keys(source.name)) for source in self._events}
             self._calendar.restore(tx)
+            self._feeds.restore(tx, [one for one in incidents if one.kind is IncidentKind.SILENT_FEED])
+        of_transfers = [one for one in incidents if one.kind is not IncidentKind.SILENT_FEED]
         self._watch.reset(
-            observed=observed, readings=readings, requests=requests, incidents=incidents, until=_number(until)
+            observed=observed, readings=readings, requests=requests, incidents=of_transfers, until=_number(until)
         )
         log.debug("caches-rebuilt", observed=len(observed), readings=len(readings))
 
@@ -188,21 +195,24 @@ class Agent:
         self, readings: Sequence[tuple[Source, Page]], pages: Sequence[tuple[Source, Page]], now: datetime, done: Pass
     ) -> Taken:
         """Observe what was read. Nothing is written yet: should the pass break, the caches are recomputed."""
-        for _, page in readings:
+        for source, page in readings:
             if len(page.rows):
                 self._watch.measure(page.rows)
+            self._feeds.polled(source.name, page, _reading_times(page), now)
         fresh, keys = [], {}
         for source, page in pages:
             found = event_keys(page.rows)
             new = self._keys[source.name].unseen(found)
             self._keys[source.name].add(found[new])
             keys[source.name] = found[new]
+            self._feeds.polled(source.name, page, document_time(page.rows)[new], now)
             fresh.append(page.rows if new.all() else page.rows[new])
             done.read += page.read
             done.repeated += int((~new).sum())
             done.refused.update(refusal.reason for refusal in page.refusals)
         events = pd.concat(fresh, ignore_index=True) if len(fresh) > 1 else next(iter(fresh), pd.DataFrame())
         observation = self._watch.observe(events, now) if len(events) else NOTHING
+        observation = replace(observation, changed=[*observation.changed, *self._feeds.review(now)])
         done.observed = observation.observed
         done.scored = observation.scored
         done.used = len(events) - observation.scored
@@ -213,6 +223,7 @@ class Agent:
         """What was taken in, in the transaction that moves the cursors."""
         observation = taken.observation
         self._calendar.record(tx, now)
+        self._feeds.record(tx)
         for stream, rows in ((OBSERVED, observation.observed), (REQUESTS, observation.requests)):
             if len(rows):
                 tx.append_rows(stream, rows)
@@ -220,13 +231,15 @@ class Agent:
             tx.save_incident(incident)
         if self._watch.book.until is not None:
             tx.set_setting(JUDGED_UNTIL, self._watch.book.until)
-        if len(taken.pages) == len(self._events) and all(page.caught_up for _, page in taken.pages):
+        told = [source for source, page in taken.pages if page.caught_up]
+        silent = self._feeds.silent(now.timestamp())
+        if len(told) == len(self._events) and silent.isdisjoint(source.name for source in told):
             tx.set_setting(SEEN_UNTIL, now.isoformat())
         for source, page in taken.readings:
             newest = None
             if len(page.rows):
                 tx.append_rows(READINGS, page.rows)
-                newest = _newest(page.rows["at"].to_numpy(np.float64))
+                newest = _newest(_reading_times(page))
             self._account(tx, source, page, newest, now)
         for source, page in taken.pages:
             newest = _newest(document_time(page.rows))
@@ -282,6 +295,11 @@ class Agent:
                 lost=len(dropped),
                 cure="make space in the state directory; retraining does without these transfers",
             )
+
+
+def _reading_times(page: Page) -> npt.NDArray[np.float64]:
+    """When each reading was made, shape (n,), in seconds."""
+    return page.rows["at"].to_numpy(np.float64) if len(page.rows) else np.empty(0)
 
 
 def _newest(times: npt.NDArray[np.float64]) -> float | None:
