@@ -1,12 +1,7 @@
 """A feed that has fallen silent or stands still, told apart from a quiet night: a test on how long nothing new has come.
 
-Documents that come by chance, `r` an hour, leave gaps of t hours with probability exp(-r t) (the gaps of a Poisson process). Real
-feeds come in bursts, so a gap is measured by how many documents would usually have come in it, and their scale is taken from the
-gaps seen: by the longest of them, which of n exponential gaps is on average scale * (ln n + 0.577 + 1/2n) (the mean of their maximum,
-the n-th harmonic number), or by what is left of a gap at a random moment, the sum of squares over twice the sum (renewal theory),
-whichever is shorter. The first sees through gaps that are all alike, the second through gaps that are few.
-
-Pure: the time of a poll is an argument, and what is known of a feed is JSON.
+A gap is measured by how many documents would usually have come in it (`gaps.py` says when that is too many), by the rate of the hour
+of the day and by the feed's own pace just before. Pure: the time of a poll is an argument, and what is known of a feed is JSON.
 """
 
 from __future__ import annotations
@@ -22,19 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detectors.gaps import MIN_POLLS, Gap
 from models.domain import Entity, EntityKind, Evidence, Incident, IncidentKind, IncidentStatus
 
 Floats = npt.NDArray[np.float64]
 
-CHANCE = 1e-7  # that a gap so long comes about by itself, below which it is an incident
 LEAST_S = 900.0  # no shorter gap is one
 YOUNG_S = 6 * 3600.0  # of a feed watched for so long, a gap must be twice that; for a quarter of it, five times
 HISTORY_S = 3600.0  # watched for less than this, nothing is usual yet
-MIN_POLLS = 3  # that brought nothing
 MIN_DOCUMENTS = 100.0  # fewer in all, or in a day, tell nothing: a test, a trickle
 LIVE_S = 86_400.0  # what was older than this when it came is a recording, and recordings end
-LONGER = 2.0  # times the longest gap seen
-PLAIN = 0.02  # how much a document that came in no burst says against bursts: one odd gap in days makes no habit
 STEP_S = 600.0  # of the time between two polls no more counts: the rest was no watching
 MEMORY_S = 14 * 86_400.0  # watched time after which what was seen counts a third
 RECENT_S = 3600.0  # a feed that has just slowed down is quiet: for so long back its own pace counts
@@ -42,7 +34,6 @@ SHRINK_H = 1.0  # an hour of the day counts as if the rate of the whole day had 
 UPDATE_S = 300.0  # between two words on an incident that goes on
 REOPEN_S = 1800.0
 MOST_SPANS = 16
-_EULER = 0.5772156649
 _VERSION = 1
 
 
@@ -51,82 +42,6 @@ class Still(enum.StrEnum):
 
     SILENT = "silent"  # no document is read
     FROZEN = "frozen"  # documents are read, but none is newer than what was known
-
-
-@dataclass(slots=True, kw_only=True)
-class Gap:
-    """The time since something came, by what was watched of it, and the longest before.
-
-    >>> gap = Gap()
-    >>> for missed in (1.0, 2.0, 5.0):
-    ...     gap.grow(60.0, missed=missed)
-    ...     gap.end(missed=2.0)
-    >>> gap.longest, gap.ended, round(gap.scale, 2)
-    (5.0, 3.0, 1.85)
-    >>> gap.grow(900.0, missed=20.0)
-    >>> round(gap.chance, 6)
-    2e-05
-    """
-
-    seconds: float = 0.0
-    missed: float = 0.0  # documents that would usually have come
-    polls: int = 0
-    told: float = 0.0  # what it had come to when it was told of
-    # Of the gaps that have ended, in such documents; all of it fades with time.
-    ended: float = 0.0
-    plain: float = 0.0  # documents that came without one
-    total: float = 0.0
-    squares: float = 0.0
-    longest: float = 0.0
-    outlived: float = 0.0  # what one that was told of had come to by then
-
-    def grow(self, seconds: float, *, missed: float) -> None:
-        """A poll brought nothing."""
-        self.seconds += seconds
-        self.missed += missed
-        self.polls += 1
-
-    def end(self, *, missed: float, alarmed: bool = False) -> None:
-        """A poll brought something, where so much was usual. What is learned is how long it had been known that nothing had.
-
-        A gap that was told of was no habit of the feed, but if it comes again and again it is: so that much of it is learned.
-        """
-        self.plain += missed
-        if alarmed:
-            self.outlived = max(self.outlived, self.told)
-        elif self.polls and self.missed:  # before anything is usual nothing is missed
-            self.ended += 1.0
-            self.total += self.missed
-            self.squares += self.missed * self.missed
-            self.longest = max(self.longest, self.missed)
-        self.seconds, self.missed, self.polls, self.told = 0.0, 0.0, 0, 0.0
-
-    def fade(self, share: float) -> None:
-        self.ended *= share
-        self.plain *= share
-        self.total *= share
-        self.squares *= share
-        self.longest *= share
-        self.outlived *= share
-
-    @property
-    def scale(self) -> float:
-        """How many times longer than those of a Poisson process its gaps are; at least 1."""
-        if not self.total:
-            return 1.0
-        number = max(self.ended, 1.0)
-        by_longest = self.longest / (math.log(number) + _EULER + 1.0 / (2.0 * number))
-        by_residual = self.squares / (2.0 * (self.total + PLAIN * self.plain))
-        return max(1.0, min(by_longest, by_residual))
-
-    @property
-    def chance(self) -> float:
-        """That a gap lasts so long."""
-        return math.exp(-self.missed / self.scale)
-
-    def is_improbable(self, least_s: float) -> bool:
-        long = self.seconds >= least_s and self.polls >= MIN_POLLS
-        return long and self.chance < CHANCE and self.missed >= LONGER * max(self.longest, self.outlived)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from agent.calendar import Calendar
 from agent.desk import words
 from agent.desk.answers import Operators, give
 from agent.feeds import Feeds
+from detectors import gaps
 from detectors import silence as module
 from detectors.covers import Cover
 from detectors.silence import Feed, Still, dump, load
@@ -87,7 +88,7 @@ LATER = MIDNIGHT + 3 * DAY
 
 
 def test_doctests():
-    assert doctest.testmod(module).failed == 0
+    assert doctest.testmod(module).failed == doctest.testmod(gaps).failed == 0
 
 
 def test_a_silent_source_is_told_from_a_quiet_night():
