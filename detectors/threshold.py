@@ -198,7 +198,8 @@ class DynamicThreshold:
         threshold = np.maximum.reduce([alarm, worth, NETWORK_SLACK * network])
         threshold = np.minimum(threshold, fts_timeout(rows["bytes"]))
         slow_worth = np.maximum(expected + SLOW_WORTH_S, expected * WORTH_RATIO)
-        slow = np.minimum(np.maximum.reduce([slow, slow_worth, NETWORK_SLACK * network]), threshold)
+        # A slow network excuses one transfer, not many: else a path that begins to lose packets would hide what it does.
+        slow = np.minimum(np.maximum(slow, slow_worth), threshold)
         return Verdicts(
             threshold_s=threshold,
             slow_s=slow,

@@ -126,14 +126,19 @@ def test_the_threshold_never_passes_the_timeout_of_fts():
     assert (threshold.judge(frame).threshold_s <= fts_timeout(frame["bytes"].to_numpy())).all()
 
 
-def test_a_slow_network_is_not_blamed_on_a_transfer():
+def test_a_slow_network_excuses_one_transfer_and_not_many():
     frame = stream(3, 1)
     frame["bytes"], frame["path_loss"], frame["path_delay_ms"] = 1e9, 0.01, 100.0
     frame["ended_at"] = frame["started_at"] + 2000.0
     # 8 streams over 200 ms with 1 % loss reach 0.7 MB/s: a gigabyte needs more than 1,000 s
-    assert not DynamicThreshold(alarm_budget=0.001).judge(frame).slow.any()
+    lossy = DynamicThreshold(alarm_budget=0.001).judge(frame)
+    assert not lossy.flagged.any()
+    assert lossy.slow.all()
     frame["path_loss"] = np.nan
-    assert DynamicThreshold(alarm_budget=0.001).judge(frame).slow.all()
+    blind = DynamicThreshold(alarm_budget=0.001).judge(frame)
+    assert blind.flagged.any()
+    np.testing.assert_array_equal(blind.slow_s, lossy.slow_s)
+    assert (lossy.slow_s <= lossy.threshold_s).all()
 
 
 def test_a_slow_source_is_one_incident_with_the_right_culprit():
