@@ -25,7 +25,7 @@ from detectors.threshold import DynamicThreshold
 from models.domain import Incident
 from models.drift import FORECAST, Drift
 from models.forecaster import Forecaster
-from models.measurements import Paths
+from models.measurements import PATH_COLUMNS, Paths
 
 QUANTILE_COLUMNS = FORECAST
 KEPT_REQUESTS = 262_144
@@ -132,7 +132,7 @@ class Watch:
         requests = events[["request_id", "rule_id"]].take(queued).reset_index(drop=True)
         self._rules.absorb(requests)
         ended = ended_columns(events, self._rules.rules, error_classes)
-        observed = self._scored(ended | self._paths.of(ended))
+        observed = self._scored(ended)
         # One clock that is ahead must not make the book judge a time that most transfers have not reached.
         newest = min(float(np.fmax.reduce(document_time(events))), now.timestamp())
         changed = self.book.advance(observed, until=max(newest, self.book.until or 0.0))
@@ -143,9 +143,11 @@ class Watch:
         return Observation(observed=as_rows(observed), requests=requests, changed=changed)
 
     def _scored(self, ended: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        standing = self._paths.standing(ended)
+        ended |= {name: standing[name] for name in PATH_COLUMNS}
         quantiles = self._forecaster.score(ended)
         observed = ended | {name: quantiles[:, place].copy() for place, name in enumerate(QUANTILE_COLUMNS)}
-        verdicts = self._threshold.judge(observed)
+        verdicts = self._threshold.judge(observed | standing)
         done = ~ended["failed"]
         return observed | {
             "threshold_s": verdicts.threshold_s,
