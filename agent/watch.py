@@ -68,6 +68,30 @@ class Observation:
 NOTHING = Observation(observed=pd.DataFrame(), requests=pd.DataFrame())
 
 
+def forecast_by(forecaster: Forecaster, observed: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Which of the rows this version forecast; shape (n,)."""
+    if "model" not in observed:
+        return np.zeros(len(observed), dtype=np.bool_)
+    return (observed["model"] == version_of(forecaster)).to_numpy(np.bool_, na_value=False)
+
+
+def version_of(forecaster: Forecaster) -> str:
+    """How rows call the version that forecast them."""
+    return forecaster.manifest.weights_hash[:VERSION_LENGTH]
+
+
+def taken_in(forecaster: Forecaster, observed: pd.DataFrame) -> pd.DataFrame:
+    """Have the forecaster absorb observed rows; return them with forecasts of this version alone."""
+    own = forecast_by(forecaster, observed)
+    if own.all():
+        forecaster.absorb(observed)
+        return observed
+    anew = forecaster.score(observed)
+    return observed.assign(
+        **{name: np.where(own, observed[name], anew[:, place]) for place, name in enumerate(QUANTILE_COLUMNS)}
+    )
+
+
 class Watch:
     """Scores every event and keeps the book of incidents. A fold over the rows that the ledger keeps."""
 
@@ -81,7 +105,7 @@ class Watch:
     def serve(self, forecaster: Forecaster) -> None:
         """Forecast by this one from now on. It knows nothing of the stream yet: `reset` must come next."""
         self._forecaster = forecaster
-        self._version = forecaster.manifest.weights_hash[:VERSION_LENGTH]
+        self._version = version_of(forecaster)
         self.drift = Drift(held_out=forecaster.manifest.metrics.get("model", {}).get("pinball"))
 
     def reset(
@@ -108,18 +132,8 @@ class Watch:
         self.book.reset(incidents=incidents, observed=observed if len(observed) else None, until=until)
 
     def _absorb(self, observed: pd.DataFrame) -> None:
-        own = np.zeros(len(observed), dtype=np.bool_)
-        if "model" in observed:
-            own = (observed["model"] == self._version).to_numpy(np.bool_, na_value=False)
-        if own.all():
-            self._forecaster.absorb(observed)
-            self._threshold.absorb(observed)
-        else:
-            anew = self._forecaster.score(observed)
-            columns = {
-                name: np.where(own, observed[name], anew[:, place]) for place, name in enumerate(QUANTILE_COLUMNS)
-            }
-            self._threshold.absorb(observed.assign(**columns))
+        own = forecast_by(self._forecaster, observed)
+        self._threshold.absorb(taken_in(self._forecaster, observed))
         self.drift.absorb(observed[own])
 
     def measure(self, readings: pd.DataFrame) -> None:

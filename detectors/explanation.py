@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+import numpy.typing as npt
 
 from detectors.residuals import Part
 from models.columns import Rows
@@ -93,3 +95,20 @@ def known(rows: Rows, *names: str) -> float | None:
             if np.isfinite(number):
                 return number
     return None
+
+
+def medians(rows: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
+    """The medians of what `Verdicts` says of some transfers, by name, in seconds; what is known of none of them is left out.
+
+    `rows` may have any of expected_s, slow_s, threshold_s and network_s, of shape (n,) each.
+
+    >>> medians({"expected_s": np.array([10.0, 30.0]), "network_s": np.array([0.0, 8.0]), "slow_s": np.array([np.nan])})
+    {'expected_s': 20.0, 'network_s': 8.0}
+    """
+    found = {}
+    for name in ("expected_s", "slow_s", "threshold_s", "network_s"):
+        values = np.asarray(rows.get(name, ()), dtype=np.float64)
+        told = values[np.isfinite(values) & (values > 0)]  # a path of which nothing is known needs 0 s
+        if len(told):
+            found[name] = float(np.median(told))
+    return found

@@ -19,7 +19,7 @@ Ints = npt.NDArray[np.int64]
 PRIOR_WEIGHT: Final = 16.0  # transfers that a parent's mean and spread are worth against a child's own
 MEMORY: Final = 256.0  # transfers after which a link's older residuals count for little
 OUTLYING: Final = 4.0  # residuals beyond this count as this much: one stuck transfer must not move a link's mean
-TAIL_PRIOR: Final = 4.0  # transfers in the tail that a parent's share of them is worth against a child's own
+TAIL_PRIOR: Final = 2.0  # transfers in the tail that a parent's share of them is worth against a child's own
 TAIL_MEMORY: Final = 20_000.0  # transfers of a key after which its older ones count for little in its tail
 TAIL_BOUND: Final = np.log(8.0)  # a tail counts as at most so many times heavier or lighter than that of all
 
@@ -137,12 +137,13 @@ class Scale:
 class Tails:
     """How much heavier the tail of the scores is on a link than on all, as a logarithm: 0 where it is as heavy.
 
-    What is counted is how many of a key's transfers lie in the tail, where a known share of all lies. With a gamma prior on the
-    ratio of the two (its mean that of the parents) this is the mean of what is believed after it, k + a * parent over n * share + a.
+    What is counted is how many of a key's transfers lie in the tail, and how many would if it were as all are. With a gamma prior on
+    the ratio of the two (its mean that of the parents) this is the mean of what is believed after it, (k + a * parent) / (expected + a).
     """
 
     def __init__(self) -> None:
         self._tables = {name: np.zeros((0, 2)) for name in ("source", "destination", "link")}  # expected, found
+        self._seen, self._found = 0.0, 0.0  # of all
 
     def ratio(self, at: Places) -> Floats:
         """The logarithm of how many times the usual share of a link's transfers lies in the tail; shape (n,)."""
@@ -151,8 +152,11 @@ class Tails:
         found = self._shrunk("link", at.link, (source + destination) / 2.0)
         return np.clip(found, -TAIL_BOUND, TAIL_BOUND)
 
-    def absorb(self, grouped: dict[str, Keys], beyond: npt.NDArray[np.bool_], share: float) -> None:
-        """`beyond`: which of the rows lie in the tail, where `share` of all lies."""
+    def absorb(self, grouped: dict[str, Keys], beyond: npt.NDArray[np.bool_]) -> None:
+        """`beyond`: which of the rows lie in the tail."""
+        kept = (1.0 - 1.0 / TAIL_MEMORY) ** len(beyond)
+        self._seen, self._found = self._seen * kept + len(beyond), self._found * kept + np.count_nonzero(beyond)
+        share = self._found / self._seen
         for name in self._tables:
             keys = grouped[name]
             table = self._tables[name] = _grown(self._tables[name], int(keys.distinct[-1]) + 1)

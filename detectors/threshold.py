@@ -16,9 +16,10 @@ where a link has more of them in the tail it lies higher. Tails of scores are ne
 Siffer et al., «Anomaly detection in streams with extreme value theory», KDD 2017), so that a link with lambda times the usual share
 in the tail keeps the budget with the limit
 
-    alarm + beta * log(lambda),   beta = (alarm - tail) / log(tail share / budget)
+    alarm + beta * log(lambda),   beta = (peak - tail) / log(tail share / budget)
 
-where `tail` is the score that the tail share passes, and lambda shrinks as means and spreads do. Slow is what five in a hundred pass: such
+where `peak` and `tail` are the scores that the budget and the tail's share of all transfers pass, lambda shrinks as means and spreads do,
+and `alarm` is the quantile of the scores less the second term, so that the budget holds in total too. Slow is what five in a hundred pass: such
 transfers mean something only in numbers.
 
 What the network allows (`detectors/bounds.py`) raises the limit of the alarm alone, and FTS's timeout bounds it. No limit of slowness is
@@ -45,7 +46,8 @@ Columns: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 SLOW_SHARE: Final = 0.05
 ALARM_PRIOR: Final = 8.0  # the limit of the score before anything was seen: real transfers have heavy tails
-TAIL_PRIOR, SLOW_PRIOR = 5.0, 3.0
+TAIL_PRIOR, SLOW_PRIOR = 6.0, 3.0
+TAIL_BUDGETS: Final = 3.0  # the tail is where so many times as many transfers lie as the budget has alarms
 SPREAD_FLOOR: Final = 0.1
 SCALE_FLOOR: Final = 0.08  # in log seconds: whole seconds cannot be told apart more finely than this
 WORTH_S: Final = 60.0  # nobody is called for less than this above the median ...
@@ -127,7 +129,7 @@ class DynamicThreshold:
 
     def __init__(self, *, alarm_budget: float) -> None:
         self.alarm_budget = alarm_budget
-        self.tail_share = min(10.0 * alarm_budget, alarm_budget**0.5)
+        self.tail_share = min(TAIL_BUDGETS * alarm_budget, alarm_budget**0.5)
         self.reset()
 
     def reset(self) -> None:
@@ -136,6 +138,7 @@ class DynamicThreshold:
         self._scores, self._levelled, self._tails = Quantiles(), Quantiles(), Tails()
         self._waiting: list[Columns] = []
         self.alarm, self.tail, self.slow = ALARM_PRIOR, TAIL_PRIOR, SLOW_PRIOR
+        self.beta = self._beta(ALARM_PRIOR)
 
     def judge(self, done: Rows) -> Verdicts:
         """`done`: finished transfers with quantiles, and what `Paths.standing` adds; without a forecast none is flagged."""
@@ -238,9 +241,12 @@ class DynamicThreshold:
         score = np.maximum.reduce([expected.score(batch.took) for expected in self._expected(batch)])
         self._levelled.absorb(score - self._heavier(batch.at))
         self._scores.absorb(score)
-        self._tails.absorb(grouped, score > self.tail, self.tail_share)
+        self._tails.absorb(grouped, score > self.tail)
         (self.alarm,) = self._levelled.limits((self.alarm_budget, ALARM_PRIOR))
-        self.tail, self.slow = self._scores.limits((self.tail_share, TAIL_PRIOR), (SLOW_SHARE, SLOW_PRIOR))
+        peak, self.tail, self.slow = self._scores.limits(
+            (self.alarm_budget, ALARM_PRIOR), (self.tail_share, TAIL_PRIOR), (SLOW_SHARE, SLOW_PRIOR)
+        )
+        self.beta = self._beta(peak)
         self._forecast.absorb(grouped, (batch.took - batch.median) / batch.scale)
         self._sizes.absorb(Keys(batch.size), batch.took)
         self._norm.absorb(grouped, batch.took - self._size_mean(batch))
@@ -271,10 +277,13 @@ class DynamicThreshold:
             slow_s=np.minimum(np.maximum(slow, slow_worth), threshold),
         )
 
+    def _beta(self, peak: float) -> float:
+        """The scale of the tail, where `peak` is what the budget's share of all scores pass."""
+        return float(max(peak - self.tail, 0.0) / np.log(self.tail_share / self.alarm_budget))
+
     def _heavier(self, at: Places) -> Floats:
         """How much higher the limit of the score lies on each link, by its tail."""
-        beta = max(self.alarm - self.tail, 0.0) / np.log(self.tail_share / self.alarm_budget)
-        higher: Floats = beta * self._tails.ratio(at)
+        higher: Floats = self.beta * self._tails.ratio(at)
         return higher
 
     def _expected(self, batch: _Batch) -> tuple[_Expected, _Expected]:
