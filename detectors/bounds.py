@@ -110,7 +110,7 @@ def network(rows: Rows) -> Network:
     loss = np.where(known["path_loss_recent"] > FIREWALL, np.nan, known["path_loss_recent"])
     age = np.fmax(known["path_loss_age_s"], known["path_rtt_age_s"])
     tests, tested = known["path_throughput_count"], known["path_throughput_age_s"]
-    with np.errstate(divide="ignore", invalid="ignore"):  # no size, no rate: no bound
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # no size, no rate: no bound
         seconds = (size / mathis_rate(loss, known["path_rtt_ms"]), size / (known["path_throughput_recent"] / 8.0))
     lossy, slow = (np.nan_to_num(needed, nan=0.0, posinf=0.0) for needed in seconds)
     count = known["path_loss_count"]

@@ -160,9 +160,9 @@ class Tails:
         for name in self._tables:
             keys = grouped[name]
             table = self._tables[name] = _grown(self._tables[name], int(keys.distinct[-1]) + 1)
-            kept = (1.0 - 1.0 / TAIL_MEMORY) ** keys.count
+            left = (1.0 - 1.0 / TAIL_MEMORY) ** keys.count[:, None]
             new = np.column_stack([keys.count * share, np.bincount(keys.place, beyond)])
-            table[keys.distinct] = table[keys.distinct] * kept[:, None] + new
+            table[keys.distinct] = table[keys.distinct] * left + new
 
     def _shrunk(self, name: str, keys: Ints, parent: Floats) -> Floats:
         table = self._tables[name] = _grown(self._tables[name], int(keys.max(initial=-1)) + 1)
@@ -172,33 +172,39 @@ class Tails:
 
 
 class Quantiles:
-    """Quantiles of the scores of all transfers, the old ones counting less: a histogram that decays."""
+    """Quantiles of the scores of all transfers, the old ones counting less: a histogram that decays.
+
+    It begins with so many made-up transfers whose scores are exponential: one in twenty lies above 3, one in a thousand above 8. Real
+    transfers have tails like that, and a quantile of a few of them would be that of none so rare.
+    """
 
     LOWEST: Final = -8.0
     BINS: Final = 2_400
     WIDTH: Final = 0.02
     HALF_LIFE: Final = 100_000.0  # transfers
-    PRIOR: Final = 2_000.0  # transfers that what was believed before is worth
+    PRIOR: Final = 2_000.0  # transfers
+    PRIOR_SCALE: Final = 5.0 / np.log(50.0)
 
     def __init__(self) -> None:
-        self._histogram = np.zeros(self.BINS)
+        edges = self.LOWEST + self.WIDTH * np.arange(self.BINS + 1)
+        above = np.minimum(0.05 * np.exp((3.0 - edges) / self.PRIOR_SCALE), 1.0)
+        self._histogram = -self.PRIOR * np.diff(above)
 
     def absorb(self, scores: Floats) -> None:
         places = np.clip((scores - self.LOWEST) / self.WIDTH, 0.0, self.BINS - 1.0).astype(np.int64)
         self._histogram *= 0.5 ** (len(scores) / self.HALF_LIFE)
         self._histogram += np.bincount(places, minlength=self.BINS)
 
-    def limits(self, *wanted: tuple[float, float]) -> list[float]:
-        """The scores that these shares of the transfers pass; each share with the limit that holds before any was seen."""
+    def limits(self, *shares: float) -> list[float]:
+        """The scores that these shares of the transfers pass.
+
+        >>> [round(limit) for limit in Quantiles().limits(0.05, 0.001)]
+        [3, 8]
+        """
         below = np.cumsum(self._histogram)
-        seen = float(below[-1])
-        measured = (
-            self.LOWEST + self.WIDTH * (np.searchsorted(below, (1.0 - share) * seen) + 1) for share, _ in wanted
-        )
-        return [
-            float((seen * limit + self.PRIOR * prior) / (seen + self.PRIOR))
-            for limit, (_, prior) in zip(measured, wanted, strict=True)
-        ]
+        places = np.searchsorted(below, (1.0 - np.array(shares)) * below[-1])
+        limits: list[float] = (self.LOWEST + self.WIDTH * (places + 1)).tolist()
+        return limits
 
 
 def _grown(table: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:

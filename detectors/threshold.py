@@ -45,8 +45,6 @@ from models.history import Codes
 Columns: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 SLOW_SHARE: Final = 0.05
-ALARM_PRIOR: Final = 8.0  # the limit of the score before anything was seen: real transfers have heavy tails
-TAIL_PRIOR, SLOW_PRIOR = 6.0, 3.0
 TAIL_BUDGETS: Final = 3.0  # the tail is where so many times as many transfers lie as the budget has alarms
 SPREAD_FLOOR: Final = 0.1
 SCALE_FLOOR: Final = 0.08  # in log seconds: whole seconds cannot be told apart more finely than this
@@ -137,8 +135,7 @@ class DynamicThreshold:
         self._forecast, self._norm, self._sizes = Scale(), Scale(), Group()
         self._scores, self._levelled, self._tails = Quantiles(), Quantiles(), Tails()
         self._waiting: list[Columns] = []
-        self.alarm, self.tail, self.slow = ALARM_PRIOR, TAIL_PRIOR, SLOW_PRIOR
-        self.beta = self._beta(ALARM_PRIOR)
+        self._set_limits()
 
     def judge(self, done: Rows) -> Verdicts:
         """`done`: finished transfers with quantiles, and what `Paths.standing` adds; without a forecast none is flagged."""
@@ -242,11 +239,7 @@ class DynamicThreshold:
         self._levelled.absorb(score - self._heavier(batch.at))
         self._scores.absorb(score)
         self._tails.absorb(grouped, score > self.tail)
-        (self.alarm,) = self._levelled.limits((self.alarm_budget, ALARM_PRIOR))
-        peak, self.tail, self.slow = self._scores.limits(
-            (self.alarm_budget, ALARM_PRIOR), (self.tail_share, TAIL_PRIOR), (SLOW_SHARE, SLOW_PRIOR)
-        )
-        self.beta = self._beta(peak)
+        self._set_limits()
         self._forecast.absorb(grouped, (batch.took - batch.median) / batch.scale)
         self._sizes.absorb(Keys(batch.size), batch.took)
         self._norm.absorb(grouped, batch.took - self._size_mean(batch))
@@ -277,13 +270,14 @@ class DynamicThreshold:
             slow_s=np.minimum(np.maximum(slow, slow_worth), threshold),
         )
 
-    def _beta(self, peak: float) -> float:
-        """The scale of the tail, where `peak` is what the budget's share of all scores pass."""
-        return float(max(peak - self.tail, 0.0) / np.log(self.tail_share / self.alarm_budget))
+    def _set_limits(self) -> None:
+        (self.alarm,) = self._levelled.limits(self.alarm_budget)
+        peak, self.tail, self.slow = self._scores.limits(self.alarm_budget, self.tail_share, SLOW_SHARE)
+        self._beta = (peak - self.tail) / np.log(self.tail_share / self.alarm_budget)
 
     def _heavier(self, at: Places) -> Floats:
         """How much higher the limit of the score lies on each link, by its tail."""
-        higher: Floats = self.beta * self._tails.ratio(at)
+        higher: Floats = self._beta * self._tails.ratio(at)
         return higher
 
     def _expected(self, batch: _Batch) -> tuple[_Expected, _Expected]:
