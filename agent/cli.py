@@ -181,6 +181,29 @@ def proposals(config_path: Path | None, decision: str | None) -> None:
 
 @commands.command()
 @_CONFIG
+@click.argument("event")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def explain(config_path: Path | None, event: str, *, as_json: bool) -> None:
+    """Why a transfer was flagged or not, in numbers.
+
+    EVENT is the request id of a transfer that the ledger keeps, or one event as JSON: a file, or - for standard input. An event is judged
+    as if it came next, and nothing is learned from it.
+    """
+    from agent import explain as judging
+    from agent.desk.explained import explanation_text
+
+    loaded = _load(config_path)
+    path = None if event == "-" else Path(event)
+    if path is not None and not path.is_file():
+        told = judging.of_request(loaded, event)
+    else:
+        text = judging.read(path)
+        told = judging.of_document(loaded, text, name=event, now=_now(loaded))
+    click.echo(told.as_json() if as_json else explanation_text(told))
+
+
+@commands.command()
+@_CONFIG
 @_AS
 @_PROPOSAL
 @click.argument("remedy", required=False)

@@ -25,7 +25,7 @@ from detectors.threshold import DynamicThreshold
 from models.domain import Incident
 from models.drift import FORECAST, Drift
 from models.forecaster import Forecaster
-from models.measurements import Paths
+from models.measurements import PATH_COLUMNS, Paths
 
 QUANTILE_COLUMNS = FORECAST
 KEPT_REQUESTS = 262_144
@@ -68,6 +68,30 @@ class Observation:
 NOTHING = Observation(observed=pd.DataFrame(), requests=pd.DataFrame())
 
 
+def forecast_by(forecaster: Forecaster, observed: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Which of the rows this version forecast; shape (n,)."""
+    if "model" not in observed:
+        return np.zeros(len(observed), dtype=np.bool_)
+    return (observed["model"] == version_of(forecaster)).to_numpy(np.bool_, na_value=False)
+
+
+def version_of(forecaster: Forecaster) -> str:
+    """How rows call the version that forecast them."""
+    return forecaster.manifest.weights_hash[:VERSION_LENGTH]
+
+
+def taken_in(forecaster: Forecaster, observed: pd.DataFrame) -> pd.DataFrame:
+    """Have the forecaster absorb observed rows; return them with forecasts of this version alone."""
+    own = forecast_by(forecaster, observed)
+    if own.all():
+        forecaster.absorb(observed)
+        return observed
+    anew = forecaster.score(observed)
+    return observed.assign(
+        **{name: np.where(own, observed[name], anew[:, place]) for place, name in enumerate(QUANTILE_COLUMNS)}
+    )
+
+
 class Watch:
     """Scores every event and keeps the book of incidents. A fold over the rows that the ledger keeps."""
 
@@ -81,7 +105,7 @@ class Watch:
     def serve(self, forecaster: Forecaster) -> None:
         """Forecast by this one from now on. It knows nothing of the stream yet: `reset` must come next."""
         self._forecaster = forecaster
-        self._version = forecaster.manifest.weights_hash[:VERSION_LENGTH]
+        self._version = version_of(forecaster)
         self.drift = Drift(held_out=forecaster.manifest.metrics.get("model", {}).get("pinball"))
 
     def reset(
@@ -108,18 +132,8 @@ class Watch:
         self.book.reset(incidents=incidents, observed=observed if len(observed) else None, until=until)
 
     def _absorb(self, observed: pd.DataFrame) -> None:
-        own = np.zeros(len(observed), dtype=np.bool_)
-        if "model" in observed:
-            own = (observed["model"] == self._version).to_numpy(np.bool_, na_value=False)
-        if own.all():
-            self._forecaster.absorb(observed)
-            self._threshold.absorb(observed)
-        else:
-            anew = self._forecaster.score(observed)
-            columns = {
-                name: np.where(own, observed[name], anew[:, place]) for place, name in enumerate(QUANTILE_COLUMNS)
-            }
-            self._threshold.absorb(observed.assign(**columns))
+        own = forecast_by(self._forecaster, observed)
+        self._threshold.absorb(taken_in(self._forecaster, observed))
         self.drift.absorb(observed[own])
 
     def measure(self, readings: pd.DataFrame) -> None:
@@ -132,7 +146,7 @@ class Watch:
         requests = events[["request_id", "rule_id"]].take(queued).reset_index(drop=True)
         self._rules.absorb(requests)
         ended = ended_columns(events, self._rules.rules, error_classes)
-        observed = self._scored(ended | self._paths.of(ended))
+        observed = self._scored(ended)
         # One clock that is ahead must not make the book judge a time that most transfers have not reached.
         newest = min(float(np.fmax.reduce(document_time(events))), now.timestamp())
         changed = self.book.advance(observed, until=max(newest, self.book.until or 0.0))
@@ -143,9 +157,11 @@ class Watch:
         return Observation(observed=as_rows(observed), requests=requests, changed=changed)
 
     def _scored(self, ended: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        standing = self._paths.standing(ended)
+        ended |= {name: standing[name] for name in PATH_COLUMNS}
         quantiles = self._forecaster.score(ended)
         observed = ended | {name: quantiles[:, place].copy() for place, name in enumerate(QUANTILE_COLUMNS)}
-        verdicts = self._threshold.judge(observed)
+        verdicts = self._threshold.judge(observed | standing)
         done = ~ended["failed"]
         return observed | {
             "threshold_s": verdicts.threshold_s,

@@ -6,6 +6,8 @@ several rows.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +41,19 @@ QUANTITIES = {
     "rtt": "ms, of a traced route's end",
 }
 PATH_COLUMNS = ("path_loss", "path_delay_ms", "path_throughput_bps")  # NaN where nothing fresh is known
+# How well these are known: NaN where nothing fresh is, and no readings then.
+STANDING_COLUMNS = (
+    "path_loss_recent",  # mean of the readings of the last hour, or else the last reading
+    "path_loss_count",  # readings in the last hour, or else the last one
+    "path_loss_age_s",  # of the last reading
+    "path_rtt_ms",  # there and back
+    "path_rtt_age_s",  # of the older of the readings that it is made of
+    "path_throughput_recent",  # bit/s, mean of the tests of the last day, or else the last test
+    "path_throughput_count",  # tests in the last day, or else the last one
+    "path_throughput_age_s",  # of the last test
+)
+LOSS_HOLDS_S, THROUGHPUT_HOLDS_S = 6 * 3600.0, 7 * 86400.0  # how long a reading holds, of delay as of loss
+LONGEST_RTT_MS = 400.0  # of what one direction alone tells: what is longer is a clock's, and no route's
 
 # Our column: the names under which it is found, the best first: `ps_*`, the camel case of 2017, tables, and our own. The
 # median delay is left out: its collector computes it wrongly from an even number of samples.
@@ -62,14 +77,16 @@ _LOWEST = {"delay_mean": -1e7}
 
 # The column of a path: the quantity that it shows, and for how many seconds a reading of that holds.
 _PATHS: Mapping[str, tuple[str, float]] = {
-    "path_loss": ("packet_loss", 6 * 3600.0),
-    "path_delay_ms": ("delay_mean", 6 * 3600.0),
-    "path_throughput_bps": ("throughput", 7 * 86400.0),
+    "path_loss": ("packet_loss", LOSS_HOLDS_S),
+    "path_delay_ms": ("delay_mean", LOSS_HOLDS_S),
+    "path_throughput_bps": ("throughput", THROUGHPUT_HOLDS_S),
 }
+_LOSS_RECENT_S, _THROUGHPUT_RECENT_S = 3600.0, 86_400.0
 _TIME_BITS = 42  # of milliseconds, up to the year 2109
 _TIME_MASK = (1 << _TIME_BITS) - 1
 _MOST_READINGS = 1 << 19  # kept of one quantity
 _MOST_HOSTS = 1 << 16
+_STEPS = 1e13  # from nothing to the highest value of a quantity: sums are of whole steps, so that their order changes no digit
 _MERGE_SHARE = 0.02  # of the long array: a short one that is longer is merged with it
 
 
@@ -174,7 +191,7 @@ class Paths:
         self._hosts: dict[str, str] = {}  # the site of a host, as some document told
         self._sites: dict[str, str] = {}  # folded name of the ATLAS site of an RSE; a cache
         self._codes: dict[str, int] = {}  # of pairs of sites
-        self._tables = {column: _AsOf() for column in PATH_COLUMNS}
+        self._tables = {column: _AsOf(_HIGHEST[quantity] / _STEPS) for column, (quantity, _) in _PATHS.items()}
 
     def locate(self, readings: pd.DataFrame) -> pd.DataFrame:
         """Return `readings` with ATLAS sites; "" where neither the reading nor an earlier one tells the site of its host."""
@@ -194,9 +211,7 @@ class Paths:
             chosen = np.flatnonzero((quantities == quantity) & placed)
             pairs = [_pair(source[row], destination[row]) for row in chosen]
             codes = [self._codes.setdefault(pair, len(self._codes)) for pair in pairs]
-            # A negative delay says that a clock is off and nothing of the delay, so that the one before is outdated too.
-            value = np.where(values[chosen] < 0, np.nan, values[chosen])
-            outgrown |= self._tables[column].insert(np.array(codes, dtype=np.int64), at[chosen], value)
+            outgrown |= self._tables[column].insert(np.array(codes, dtype=np.int64), at[chosen], values[chosen])
         if outgrown:
             self._forget_pairs()
 
@@ -209,16 +224,45 @@ class Paths:
 
     def of(self, events: Rows) -> dict[str, FloatArray]:
         """The columns that `attach` adds, of shape (n,) each."""
-        source, destination = (
-            self._of_rses(np.asarray(events[end], dtype=object)) for end in ("source", "destination")
-        )
-        pairs = (f"{a}>{b}" for a, b in zip(source, destination, strict=True))
-        codes = np.array([self._codes.get(pair, -1) for pair in pairs], dtype=np.int64)
-        started = np.asarray(events["started_at"], dtype=np.float64)
-        return {
-            column: self._tables[column].look_up(codes, started, longest_s=longest_s)
-            for column, (_, longest_s) in _PATHS.items()
-        }
+        there, _ = self._pairs(events)
+        started = _started(events)
+        loss, delay, throughput = (self._last(column, there, started) for column in PATH_COLUMNS)
+        return _path_columns(loss, delay, throughput)
+
+    def standing(self, events: Rows) -> dict[str, FloatArray]:
+        """PATH_COLUMNS and STANDING_COLUMNS as of the start of each transfer, of shape (n,) each.
+
+        A clock that is off adds to the delay in one direction what it takes from that in the other. So the round trip is the sum of
+        both where both are known, were they negative, and unknown where the sum is; else it is twice the one that is known, up to
+        LONGEST_RTT_MS.
+        """
+        (there, back), started = self._pairs(events), _started(events)
+        loss, delay, throughput = (self._last(column, there, started) for column in PATH_COLUMNS)
+        rtt_ms, rtt_age_s = _round_trip(delay, self._last("path_delay_ms", back, started))
+        columns = _path_columns(loss, delay, throughput)
+        for name, last, table, recent_s in (
+            ("path_loss", loss, "path_loss", _LOSS_RECENT_S),
+            ("path_throughput", throughput, "path_throughput_bps", _THROUGHPUT_RECENT_S),
+        ):
+            count, total = self._tables[table].since(there, started, recent_s=recent_s)
+            several = count > 0
+            columns |= {
+                f"{name}_recent": np.where(several, total / np.maximum(count, 1.0), last.value),
+                f"{name}_count": np.where(several, count, np.isfinite(last.value)),
+                f"{name}_age_s": last.age_s,
+            }
+        return columns | {"path_rtt_ms": rtt_ms, "path_rtt_age_s": rtt_age_s}
+
+    def _last(self, column: str, codes: npt.NDArray[np.int64], started: FloatArray) -> _Last:
+        return self._tables[column].look_up(codes, started, longest_s=_PATHS[column][1])
+
+    def _pairs(self, events: Rows) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Codes of the pairs of sites of each transfer, there and back; -1 for those without readings."""
+        sites = [self._of_rses(np.asarray(events[end], dtype=object)) for end in ("source", "destination")]
+        ends = list(zip(*sites, strict=True))
+        known = {(a, b): (self._codes.get(f"{a}>{b}", -1), self._codes.get(f"{b}>{a}", -1)) for a, b in set(ends)}
+        codes = np.array([known[pair] for pair in ends], dtype=np.int64).reshape(-1, 2)
+        return codes[:, 0], codes[:, 1]
 
     def _located(self, readings: pd.DataFrame) -> tuple[list[str], list[str]]:
         """The ATLAS sites of both ends, "" where they are not known; remembers what the readings tell of their hosts."""
@@ -260,8 +304,10 @@ class _AsOf:
     would move all of these.
     """
 
-    def __init__(self) -> None:
-        self._long, self._short = _Sorted.nothing(), _Sorted.nothing()
+    def __init__(self, step: float) -> None:
+        """`step`: what values are counted in where they are summed."""
+        self._nothing = _Sorted(keys=np.empty(0, dtype=np.int64), values=np.empty(0), step=step)
+        self._long = self._short = self._nothing
 
     def __len__(self) -> int:
         return len(self._long.keys) + len(self._short.keys)
@@ -275,23 +321,38 @@ class _AsOf:
         """Add readings; return whether old ones had to go."""
         if len(codes) == 0:
             return False
-        self._short = self._short.with_newer(codes << _TIME_BITS | np.ceil(at * 1000).astype(np.int64), values)
+        keys = codes << _TIME_BITS | np.ceil(at * 1000).astype(np.int64)
+        self._long, new = self._long.corrected(keys, values)
+        if not new.any():
+            return False
+        self._short = self._short.with_newer(keys[new], values[new])
         if len(self._short.keys) > _MERGE_SHARE * len(self._long.keys):
-            self._long, self._short = self._long.with_newer(self._short.keys, self._short.values), _Sorted.nothing()
+            self._long, self._short = self._long.with_newer(self._short.keys, self._short.values), self._nothing
             if len(self._long.keys) > 2 * _MOST_READINGS:
                 self._long = self._long.newest(_MOST_READINGS)
                 return True
         return False
 
-    def look_up(self, codes: npt.NDArray[np.int64], at: FloatArray, *, longest_s: float) -> FloatArray:
-        moment = np.floor(np.nan_to_num(at, nan=0.0) * 1000).astype(np.int64)
+    def look_up(self, codes: npt.NDArray[np.int64], at: FloatArray, *, longest_s: float) -> _Last:
+        """The last readings strictly before `at`, NaN if they are older than `longest_s`."""
+        moment = _milliseconds(at)
         wanted = codes << _TIME_BITS | moment
         key, value = self._long.before(wanted)
         newer_key, newer_value = self._short.before(wanted)
         newer = newer_key >= key
         key, value = np.where(newer, newer_key, key), np.where(newer, newer_value, value)
-        fresh = (codes >= 0) & (key >> _TIME_BITS == codes) & (moment - (key & _TIME_MASK) <= longest_s * 1000)
-        return np.where(fresh, value, np.nan)
+        age = moment - (key & _TIME_MASK)
+        fresh = (codes >= 0) & (key >> _TIME_BITS == codes) & (age <= longest_s * 1000)
+        return _Last(value=np.where(fresh, value, np.nan), age_s=np.where(fresh, age / 1000.0, np.nan))
+
+    def since(self, codes: npt.NDArray[np.int64], at: FloatArray, *, recent_s: float) -> tuple[FloatArray, FloatArray]:
+        """How many readings there are in the last so many seconds before `at`, and their sum; both of shape (n,)."""
+        moment = _milliseconds(at)
+        first = np.maximum(moment - int(recent_s * 1000), 0)
+        known = codes >= 0
+        begin, end = codes << _TIME_BITS | first, codes << _TIME_BITS | moment
+        (n, total), (more, rest) = self._long.between(begin, end), self._short.between(begin, end)
+        return np.where(known, n + more, 0.0), np.where(known, total + rest, 0.0)
 
     def renumber(self, used: npt.NDArray[np.int64]) -> None:
         """Give each code its place in `used`."""
@@ -299,15 +360,25 @@ class _AsOf:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Last:
+    """The last readings as of some moments; NaN where there is none that is fresh. Both of shape (n,)."""
+
+    value: FloatArray
+    age_s: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Sorted:
     """Readings in the order of their keys; both of shape (n,)."""
 
     keys: npt.NDArray[np.int64]
     values: FloatArray
+    step: float
 
-    @classmethod
-    def nothing(cls) -> _Sorted:
-        return cls(keys=np.empty(0, dtype=np.int64), values=np.empty(0))
+    @functools.cached_property
+    def sums(self) -> npt.NDArray[np.int64]:
+        """Of the first so many values, 0 to n of them, in steps; shape (n + 1,). They may well overflow: differences do not."""
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.rint(self.values / self.step).astype(np.int64))])
 
     def with_newer(self, keys: npt.NDArray[np.int64], values: FloatArray) -> _Sorted:
         """These and others: of several with one key the newest counts."""
@@ -315,7 +386,19 @@ class _Sorted:
         order = np.argsort(keys, kind="stable")
         last = np.append(np.diff(keys[order]) != 0, True)
         kept = order[last]
-        return _Sorted(keys=keys[kept], values=np.concatenate([self.values, values])[kept])
+        return dataclasses.replace(self, keys=keys[kept], values=np.concatenate([self.values, values])[kept])
+
+    def corrected(self, keys: npt.NDArray[np.int64], values: FloatArray) -> tuple[_Sorted, npt.NDArray[np.bool_]]:
+        """These with the values of the keys that they have, and which of `keys` they do not have."""
+        if not len(self.keys):
+            return self, np.ones(len(keys), dtype=np.bool_)
+        place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        new = self.keys[place] != keys
+        if new.all():
+            return self, new
+        changed = self.values.copy()
+        changed[place[~new]] = values[~new]
+        return dataclasses.replace(self, values=changed), new
 
     def before(self, wanted: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], FloatArray]:
         """The last key strictly before each of `wanted`, and its value; -1 and NaN where there is none."""
@@ -324,13 +407,44 @@ class _Sorted:
         place = np.searchsorted(self.keys, wanted) - 1
         return np.where(place >= 0, self.keys[place], -1), np.where(place >= 0, self.values[place], np.nan)
 
+    def between(
+        self, first: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], FloatArray]:
+        """How many keys there are from `first` on and before `end`, and the sum of their values."""
+        begin, stop = np.searchsorted(self.keys, first), np.searchsorted(self.keys, end)
+        total: FloatArray = (self.sums[stop] - self.sums[begin]).astype(np.float64) * self.step
+        return (stop - begin).astype(np.int64), total
+
     def newest(self, count: int) -> _Sorted:
         kept = np.sort(np.argpartition(self.keys & _TIME_MASK, -count)[-count:])
-        return _Sorted(keys=self.keys[kept], values=self.values[kept])
+        return dataclasses.replace(self, keys=self.keys[kept], values=self.values[kept])
 
     def renumbered(self, used: npt.NDArray[np.int64]) -> _Sorted:
         codes = np.searchsorted(used, self.keys >> _TIME_BITS)
-        return _Sorted(keys=codes << _TIME_BITS | self.keys & _TIME_MASK, values=self.values)
+        return dataclasses.replace(self, keys=codes << _TIME_BITS | self.keys & _TIME_MASK)
+
+
+def _started(events: Rows) -> FloatArray:
+    return np.asarray(events["started_at"], dtype=np.float64)
+
+
+def _milliseconds(at: FloatArray) -> npt.NDArray[np.int64]:
+    return np.floor(np.nan_to_num(at, nan=0.0) * 1000).astype(np.int64)
+
+
+def _path_columns(loss: _Last, delay: _Last, throughput: _Last) -> dict[str, FloatArray]:
+    # A negative delay says that a clock is off and nothing of the delay, so that the one before is outdated too.
+    positive = np.where(delay.value < 0, np.nan, delay.value)
+    return dict(zip(PATH_COLUMNS, (loss.value, positive, throughput.value), strict=True))
+
+
+def _round_trip(there: _Last, back: _Last) -> tuple[FloatArray, FloatArray]:
+    """Milliseconds, and the age in seconds of what they are made of; NaN where they are not known."""
+    both = there.value + back.value
+    alone = np.minimum(2.0 * np.fmax(there.value, back.value), LONGEST_RTT_MS)
+    rtt_ms = np.where(np.isnan(both), alone, both)
+    known = rtt_ms > 0
+    return np.where(known, rtt_ms, np.nan), np.where(known, np.fmax(there.age_s, back.age_s), np.nan)
 
 
 def _pair(source: str, destination: str) -> str:

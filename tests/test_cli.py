@@ -29,6 +29,7 @@ NEED_A_CONFIG = [
     ("demo",),
     ("grid",),
     ("incidents",),
+    ("explain", "x"),
     ("proposals",),
     ("approve", "dec-1"),
     ("reject", "dec-1"),

@@ -15,6 +15,7 @@ from models.measurements import (
     PATH_COLUMNS,
     QUANTITIES,
     READING_COLUMNS,
+    STANDING_COLUMNS,
     Paths,
     SiteMap,
     decode_readings,
@@ -264,6 +265,77 @@ def test_a_path_has_a_direction_and_transfers_that_did_not_start_none():
     assert len(paths.attach(empty_events())) == 0
 
 
+def delays(there, back, *, at=(0.0, 0.0)):
+    """Paths with a delay in each direction, None for none."""
+    paths, pair = Paths(), [("ALPHA", "BETA", there, at[0]), ("BETA", "ALPHA", back, at[1])]
+    paths.absorb(readings(*((a, b, "delay_mean", value, when) for a, b, value, when in pair if value is not None)))
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("there", "back", "rtt"),
+    [
+        (20.0, 22.0, 42.0),
+        (-40.0, 82.0, 42.0),  # a clock that is 61 ms off
+        (141.0, -99.0, 42.0),
+        (-40.0, 30.0, np.nan),  # clocks that moved between the two
+        (20.0, None, 40.0),
+        (None, 30.0, 60.0),
+        (5_000.0, None, 400.0),  # a clock, and no route
+        (-5.0, None, np.nan),
+        (None, None, np.nan),
+    ],
+)
+def test_the_round_trip_is_told_by_clocks_that_are_off(there, back, rtt):
+    standing = delays(there, back).standing(starting(60.0))
+    np.testing.assert_equal(standing["path_rtt_ms"], [rtt])
+    assert np.isnan(standing["path_rtt_age_s"]).tolist() == [np.isnan(rtt)]
+
+
+def test_a_round_trip_is_as_old_as_the_older_of_its_delays():
+    standing = delays(20.0, 22.0, at=(0.0, 50.0)).standing(starting(60.0, 6 * HOUR + 10))
+    assert standing["path_rtt_age_s"].tolist() == [60.0, 6 * HOUR - 40.0]
+    assert standing["path_rtt_ms"].tolist() == [42.0, 44.0]  # the delay there holds no longer
+    assert standing["path_delay_ms"][0] == 20.0
+
+
+def test_how_well_a_path_is_known():
+    """Held against what the columns are said to be, reading by reading."""
+    draw = np.random.default_rng(5)
+    at = np.round(np.sort(draw.uniform(0, 3 * 86_400, 400)), 3)
+    quantity = draw.choice(["packet_loss", "throughput"], 400)
+    value = np.where(quantity == "packet_loss", draw.random(400), 1e9 * draw.random(400))
+    frame = readings(*(("ALPHA", "BETA", *one) for one in zip(quantity, value, at, strict=True)))
+    paths = Paths()
+    for start in range(0, 400, 23):
+        paths.absorb(frame.iloc[start : start + 23])
+    moments = np.concatenate([draw.uniform(0, 12 * 86_400, 60), at[::20]])
+    standing = paths.standing(starting(*moments))
+    for name, what, holds_s, recent_s in (
+        ("path_loss", "packet_loss", 6 * HOUR, HOUR),
+        ("path_throughput", "throughput", 7 * 86_400, 86_400),
+    ):
+        own, values = at[quantity == what], value[quantity == what]
+        for row, moment in enumerate(moments):
+            earlier = np.flatnonzero((own < moment) & (moment - own <= holds_s))
+            recent = earlier[moment - own[earlier] <= recent_s]
+            used = recent if len(recent) else earlier[-1:]
+            expected = (
+                values[used].mean() if len(used) else np.nan,
+                len(used),
+                moment - own[earlier[-1]] if len(earlier) else np.nan,
+            )
+            found = [standing[f"{name}_{part}"][row] for part in ("recent", "count", "age_s")]
+            np.testing.assert_allclose(found, expected, atol=2e-3, rtol=1e-6)
+
+
+def test_a_path_that_nobody_measured_has_no_readings():
+    standing = delays(20.0, 22.0).standing(starting(60.0, source="GAMMA_DATADISK"))
+    assert set(standing) == {*PATH_COLUMNS, *STANDING_COLUMNS}
+    for name, values in standing.items():
+        np.testing.assert_equal(values, [0.0 if name.endswith("_count") else np.nan])
+
+
 def test_late_and_repeated_readings_come_to_the_same():
     generator = np.random.default_rng(3)
     sites = ["ALPHA", "BETA", "GAMMA"]
@@ -289,6 +361,7 @@ def test_late_and_repeated_readings_come_to_the_same():
     expected = once.attach(events)
     assert expected["path_loss"].notna().sum() > 100
     pd.testing.assert_frame_equal(pieces.attach(events), expected)
+    pd.testing.assert_frame_equal(pd.DataFrame(pieces.standing(events)), pd.DataFrame(once.standing(events)))
 
 
 def test_the_site_of_a_host_is_learnt_from_other_documents(site_map):
