@@ -6,6 +6,7 @@ run is held against. Runs share nothing else, so that it does not matter how man
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -24,7 +25,7 @@ from agent.evaluation.oracle import Oracle, Twin
 from agent.evaluation.policies import AgentPolicy, Nobody, Policy, SeedPolicy
 from agent.evaluation.trial import Hurt, Trial
 from agent.evaluation.witness import Witness, struck
-from agent.evaluation.workers import bar, calm, pool
+from agent.evaluation.workers import bar, pool
 from simulator.draws import Draws
 from simulator.operators import Crew
 from simulator.records import RECORD
@@ -101,7 +102,7 @@ def progress(what: str, policies: Sequence[str], seeds: int) -> Iterator[Callabl
 
 def run(task: Task) -> Trial:
     """Make one run in this process."""
-    calm()
+    gc.collect()  # an agent and its ledger hold each other: the run before would stay beside this one
     arena = Arena(task.scenario, seed=task.seed, start=START)
     if task.policy == NONE:
         np.save(task.twin, _twin(task), allow_pickle=False)

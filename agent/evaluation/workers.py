@@ -24,13 +24,6 @@ _ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "
 _steps: Steps | None = None  # of this worker
 
 
-def calm() -> None:
-    """Make this process fit for a long run: only what is fatal is logged, and what is kept is not searched for cycles."""
-    telemetry.configure("critical", "text")
-    gc.collect()  # an agent and its ledger hold each other: the run before would stay beside this one
-    gc.set_threshold(100_000)  # frames come and go without cycles
-
-
 def advanced(by: float) -> None:
     """Tell who started this worker that so much is done."""
     if _steps is not None:
@@ -75,9 +68,14 @@ def bar(what: str, total: float) -> Iterator[Callable[[float], None]]:
 
 
 def _begin(steps: Steps) -> None:
-    """Have this process end with the one that started it, however that ends: a run may take minutes."""
+    """Make this process fit for long runs: only what is fatal is logged, and what is kept is not searched for cycles.
+
+    It ends with the one that started it, however that ends: a run may take minutes.
+    """
     global _steps  # noqa: PLW0603 - a worker is told once to whom it reports, before its first run
     _steps = steps
+    telemetry.configure("critical", "text")
+    gc.set_threshold(100_000)  # frames come and go without cycles
     parent = multiprocessing.parent_process()
 
     def follow() -> None:
