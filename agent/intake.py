@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.events import FAILED, FINISHED, NUMBER_COLUMNS, are_among
+from models.events import FAILED, FINISHED, NUMBER_COLUMNS, SUBMITTED, are_among
 
 Keys = npt.NDArray[np.uint64]
 Words = npt.NDArray[np.object_]
+
+SUBMITTED_COLUMNS = ("request_id", "source", "destination", "fts", "activity")
 
 KEPT_KEYS_S = 6 * 3600.0  # how long a repeat is recognised, in the documents' own time
 
@@ -84,6 +86,16 @@ def ended_columns(
     rows["rule_id"][untold] = rules(rows["request_id"][untold])
     reason[failed] = classes(rows["reason"][failed])
     return rows | {"reason": reason}
+
+
+def submitted_columns(events: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
+    """Columns of the transfers that were submitted, in stream order; `submitted_at` is when that was written down."""
+    rows = np.flatnonzero(are_among(events["type"].to_numpy(dtype=object), SUBMITTED))
+    columns = {name: events[name].to_numpy(dtype=object)[rows] for name in SUBMITTED_COLUMNS}
+    return columns | {
+        "bytes": events["bytes"].to_numpy(np.float64)[rows],
+        "submitted_at": document_time(events)[rows],
+    }
 
 
 def ended_transfers(

@@ -111,6 +111,7 @@ class Agent:
         self._feeds = feeds
         self._incumbent = incumbent
         self._archive = archive
+        self._watch.deaf = self._deaf
         self._keys: dict[str, SeenKeys] = {}
         self._stale = True
 
@@ -123,6 +124,7 @@ class Agent:
             self._stale = True
         with self._caches():
             self._calendar.refresh(now)
+            self._watch.covers = self._calendar.covers
             if self._outbox is not None:
                 self._settlement.settle(now)
             readings, pages = self._poll(now, done)
@@ -147,6 +149,10 @@ class Agent:
         """The alarm that stands, if the forecasts no longer fit."""
         return self._watch.drift.alarm
 
+    def _deaf(self, at: float) -> bool:
+        """Whether no transfer could be heard of at that time, in seconds."""
+        return not self._feeds.silent(at).isdisjoint(source.name for source in self._events)
+
     @contextmanager
     def _caches(self) -> Iterator[None]:
         """Caches that fit the ledger: recomputed at the start and after whatever went wrong."""
@@ -164,6 +170,7 @@ class Agent:
             self._keys = {source.name: SeenKeys(tx.known_keys(source.name)) for source in self._events}
             self._calendar.restore(tx)
             self._feeds.restore(tx, [one for one in incidents if one.kind is IncidentKind.SILENT_FEED])
+        self._watch.covers = self._calendar.covers
         of_transfers = [one for one in incidents if one.kind is not IncidentKind.SILENT_FEED]
         self._watch.reset(
             observed=observed, readings=readings, requests=requests, incidents=of_transfers, until=_number(until)

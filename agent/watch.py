@@ -9,7 +9,7 @@ another version over is where one is that was started with it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,10 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from agent.intake import Words, as_rows, document_time, ended_columns
+from agent.intake import Words, as_rows, document_time, ended_columns, submitted_columns
+from detectors.covers import Covers
 from detectors.failures import error_classes
 from detectors.incidents import IncidentBook
+from detectors.stalls import Patience, UnderWay
 from detectors.threshold import DynamicThreshold
+from detectors.weather import Weather
+from detectors.window import WINDOW_S
 from models.domain import Incident
 from models.drift import FORECAST, Drift
 from models.forecaster import Forecaster
@@ -57,7 +61,7 @@ class Observation:
     """What one batch of events showed: rows to keep, and the incidents that changed."""
 
     observed: pd.DataFrame
-    requests: pd.DataFrame  # request_id and rule_id of what was queued
+    requests: pd.DataFrame  # rules of what was queued, and what was submitted and is overdue when
     changed: list[Incident] = field(default_factory=list)
 
     @property
@@ -96,7 +100,11 @@ class Watch:
     """Scores every event and keeps the book of incidents. A fold over the rows that the ledger keeps."""
 
     def __init__(self, *, forecaster: Forecaster, threshold: DynamicThreshold, paths: Paths) -> None:
-        self.book = IncidentBook()
+        self.covers = Covers()  # what is announced: taken anew before each pass
+        self.deaf: Callable[[float], bool] = lambda _: False  # whether no transfer could be heard of at a time, seconds
+        self._weather = Weather()
+        self.book = IncidentBook(self._weather)
+        self._patience, self._under_way = Patience(), UnderWay()
         self.serve(forecaster)
         self._threshold = threshold
         self._paths = paths
@@ -123,38 +131,56 @@ class Watch:
         self.drift.reset()
         self._paths.reset()
         self._rules.reset()
+        self._weather.reset()
+        self._patience.reset()
+        self._under_way.reset()
         if len(readings):
-            self._paths.absorb(readings)
+            self.measure(readings)
         if len(requests):
-            self._rules.absorb(requests)
+            self._rules.absorb(requests[requests["rule_id"] != ""])
+            if "due_at" in requests:
+                self._under_way.add(requests[requests["due_at"].notna()])
         if len(observed):
             self._absorb(observed)
-        self.book.reset(incidents=incidents, observed=observed if len(observed) else None, until=until)
+        self.book.reset(
+            incidents=incidents, observed=observed if len(observed) else None, until=until, covers=self.covers
+        )
 
     def _absorb(self, observed: pd.DataFrame) -> None:
         own = forecast_by(self._forecaster, observed)
         self._threshold.absorb(taken_in(self._forecaster, observed))
         self.drift.absorb(observed[own])
+        self._under_way.end(observed["request_id"].to_numpy(dtype=object))
+        self._patience.absorb(observed)
 
     def measure(self, readings: pd.DataFrame) -> None:
         """Take in perfSONAR readings."""
         self._paths.absorb(readings)
+        self._weather.absorb(self._paths.locate(readings))
 
     def observe(self, events: pd.DataFrame, now: datetime) -> Observation:
         """Score what ended, in stream order, and judge incidents up to the newest document, but not beyond `now`."""
         queued = np.flatnonzero(events["rule_id"] != "")
         requests = events[["request_id", "rule_id"]].take(queued).reset_index(drop=True)
         self._rules.absorb(requests)
+        submitted = submitted_columns(events)
+        submitted["due_at"] = self._patience.due(submitted)
+        self._under_way.add(submitted)
         ended = ended_columns(events, self._rules.rules, error_classes)
+        ended["due_at"] = self._under_way.end(ended["request_id"])
         observed = self._scored(ended)
         # One clock that is ahead must not make the book judge a time that most transfers have not reached.
         newest = min(float(np.fmax.reduce(document_time(events))), now.timestamp())
-        changed = self.book.advance(observed, until=max(newest, self.book.until or 0.0))
+        until = max(newest, self.book.until or 0.0)
+        overdue = self._under_way.overdue((self.book.until or until) - WINDOW_S, until)
+        changed = self.book.advance(observed, until=until, overdue=overdue, covers=self.covers, deaf=self.deaf)
         scored = ~np.isnan(observed["q50"])
         observed["calibrates"] = ~observed["failed"] & scored & ~self.book.covers(observed)
         self._threshold.absorb(observed)
+        self._patience.absorb(observed)
         self.drift.absorb(observed)
-        return Observation(observed=as_rows(observed), requests=requests, changed=changed)
+        told = pd.concat([requests, as_rows(submitted)], ignore_index=True) if len(submitted["due_at"]) else requests
+        return Observation(observed=as_rows(observed), requests=told.fillna({"rule_id": ""}), changed=changed)
 
     def _scored(self, ended: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         standing = self._paths.standing(ended)

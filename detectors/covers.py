@@ -15,10 +15,8 @@ Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 # A cover lasts this long beyond its announced end. A storage element comes back to a full queue and to the retries of what had
-# failed: for a while its transfers are slow and fail by turns, though nothing is wrong any more. The window of detection looks
-# back half an hour, and a quarter of an hour without trouble is what an incident needs to close: so long after the end nothing
-# of the interruption is in sight, and what is wrong then is news.
-AFTER_S = 2700.0
+# failed; none of what was submitted by then counts, whenever it ends, and what is submitted later is served as the place now is.
+AFTER_S = 900.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors.window import WINDOW_S, Look, Places, Window
-from models.domain import Entity, Evidence, Example, IncidentKind, Share
+from models.domain import Entity, Evidence, Example, Incident, IncidentKind, Share
 
 Flags = npt.NDArray[np.bool_]
 
@@ -23,9 +23,10 @@ _NUMBERS = ("started_at", "ended_at", "q50", "slow_s")
 _PATHS = {"loss": "path_loss", "delay_ms": "path_delay_ms", "throughput_bps": "path_throughput_bps"}
 
 
-def gather(culprit: Entity, look: Look, window: Window) -> Evidence:
+def gather(incident: Incident, look: Look, window: Window) -> Evidence:
     """Evidence of one incident as of a minute, from the rows of the window."""
-    bad, own = look.bad, look.own(culprit)
+    kind, culprit, role = incident.kind, incident.culprit, incident.evidence.role
+    bad, own = look.bad, look.roles.in_part_of(incident)
     guilty = own & bad
     others = ~own
     rows = look.members[guilty]
@@ -34,7 +35,8 @@ def gather(culprit: Entity, look: Look, window: Window) -> Evidence:
     sources, destinations = (window.texts(end, rows) for end in ("source", "destination"))
     rules = [rule for rule in dict.fromkeys(window.texts("rule_id", rows)) if rule]
     return Evidence(
-        summary=_summary(look.signal.kind, culprit, int(guilty.sum()), int(own.sum()), background),
+        role=role,
+        summary=_summary(kind, culprit, int(guilty.sum()), int(own.sum()), background),
         window_s=WINDOW_S,
         anomalous=int(guilty.sum()),
         total=int(own.sum()),
@@ -51,9 +53,17 @@ def gather(culprit: Entity, look: Look, window: Window) -> Evidence:
 
 
 def _summary(kind: IncidentKind, culprit: Entity, bad: int, total: int, background: float) -> str:
-    what = "failed" if kind is IncidentKind.FAILING_TRANSFERS else "took longer than their link allows now"
+    what = _WHAT[kind]
     share = f"{bad} of {total} transfers ({bad / max(total, 1):.0%})"
     return f"{share} of {culprit.name} {what} in the last 30 minutes; elsewhere {background:.1%} did"
+
+
+_WHAT = {
+    IncidentKind.FAILING_TRANSFERS: "failed",
+    IncidentKind.SLOW_TRANSFERS: "took longer than their link allows now",
+    IncidentKind.STALLED_TRANSFERS: "should have ended by now or waited for long",
+    IncidentKind.DEGRADED_NETWORK: "took longer than their link allows now",
+}
 
 
 def _share(own: Flags, bad: Flags) -> Share:
@@ -91,8 +101,8 @@ def _example(
     return Example(
         request_id=request_id,
         link=f"{source}>{destination}",
-        ended_at=datetime.fromtimestamp(ended, UTC),
-        duration_s=None if math.isnan(started) else round(ended - started, 1),
+        ended_at=None if not math.isfinite(ended) else datetime.fromtimestamp(ended, UTC),
+        duration_s=None if math.isnan(started) or not math.isfinite(ended) else round(ended - started, 1),
         expected_s=None if math.isnan(median) else round(math.expm1(median), 1),
         threshold_s=None if math.isnan(slow_s) else round(slow_s, 1),
         reason=reason,

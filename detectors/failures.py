@@ -72,3 +72,16 @@ def _side(text: str, what: str) -> str:
 def error_classes(reasons: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
     """Class of each reason; a text that comes again is not looked at again."""
     return np.array([error_class(reason) for reason in reasons], dtype=object)
+
+
+def is_timeout(classes: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:
+    """Which of these classes say no more than that it took too long; shape (n,)."""
+    return np.fromiter((name.endswith("-timeout") for name in classes), dtype=np.bool_, count=len(classes))
+
+
+_SIDES = {"source": 1, "destination": 2}
+
+
+def sides(classes: npt.NDArray[np.object_]) -> npt.NDArray[np.int8]:
+    """At which end these classes say that it went wrong: 1 at the source, 2 at the destination, 0 at neither; shape (n,)."""
+    return np.fromiter((_SIDES.get(name.partition("-")[0], 0) for name in classes), dtype=np.int8, count=len(classes))

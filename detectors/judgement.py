@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from detectors.localisation import Roles
-from detectors.window import SIGNALS, WINDOW_S
+from detectors.window import WINDOW_S, Ends, signal_of
 from models.domain import Incident, Outcome
 
 MIN_BEFORE = 3  # fewer anomalous transfers than this before an action say nothing about after
@@ -24,20 +24,20 @@ WORSE_ABOVE = 1.5
 def judge(incident: Incident, observed: pd.DataFrame, *, applied_at: datetime, now: datetime) -> tuple[Outcome, str]:
     """Compare the rates of anomalous transfers; `observed` covers half an hour before `applied_at` up to `now`."""
     start, end = applied_at.timestamp(), now.timestamp()
-    signal = next((s for s in SIGNALS if s.kind is incident.kind), None)
+    signal = signal_of(incident.kind)
     if signal is None or observed.empty or end <= start:
         return Outcome.UNKNOWN, "there is no signal to judge by"
-    takes_part, bad = signal.split(observed["failed"].to_numpy(np.bool_), observed["slow"].to_numpy(np.bool_))
+    takes_part, bad = Ends.of(observed).split(signal)
     members, bad = observed[takes_part], bad[takes_part]
-    own = Roles.of(members).touched(incident.culprit)
+    own = Roles.of(members).in_part_of(incident)
     ended = members["ended_at"].to_numpy(np.float64)
     began = members["started_at"].fillna(members["ended_at"]).to_numpy(np.float64)
     before = own & (ended >= start - WINDOW_S) & (ended < start)
     after = own & (began >= start) & (ended < end)
     # Some transfers are always anomalous: what counts is what there is beyond the usual share.
-    excess_before = _excess(bad[before], signal.usual)
+    excess_before = _excess(bad[before], signal.expected)
     hourly_before = excess_before * 3600.0 / WINDOW_S
-    hourly_after = _excess(bad[after], signal.usual) * 3600.0 / (end - start)
+    hourly_after = _excess(bad[after], signal.expected) * 3600.0 / (end - start)
     note = f"anomalous transfers an hour, beyond the usual: {hourly_before:.0f} before, {hourly_after:.0f} after"
     if excess_before < MIN_BEFORE:
         return Outcome.UNKNOWN, f"too little to compare with: {note}"

@@ -139,7 +139,7 @@ class Example:
 
     request_id: str
     link: str
-    ended_at: datetime
+    ended_at: datetime | None  # None: under way
     duration_s: float | None = None
     expected_s: float | None = None  # the forecast's median
     threshold_s: float | None = None
@@ -171,6 +171,7 @@ class Evidence:
     rules: tuple[str, ...] = ()  # Rucio rules whose requests are affected, as far as the events name them
     network: Mapping[str, float] = field(default_factory=dict)  # perfSONAR's numbers on the worst link's path
     examples: tuple[Example, ...] = ()
+    role: str = ""  # in which the culprit is blamed: source, destination, their sites, or "" for any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

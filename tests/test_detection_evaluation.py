@@ -286,18 +286,20 @@ class TestRules:
         assert floor_of(load("gauntlet")) == 100
 
 
-def test_the_transfers_of_an_incident_of_another_kind_are_all_that_went_badly():
+def test_the_transfers_of_an_incident_are_its_culprits_that_went_badly_in_its_way():
     import pandas as pd  # noqa: PLC0415
 
     bad = pd.DataFrame(
         {
-            "request_id": ["slow", "failed", "before", "elsewhere"],
-            "source": ["S_A", "S_A", "S_A", "T_A"],
-            "destination": ["B_A", "B_A", "B_A", "B_A"],
+            "request_id": ["slow", "timed out", "waited", "failed", "before", "elsewhere"],
+            "source": ["S_A", "S_A", "S_A", "S_A", "S_A", "T_A"],
+            "destination": "B_A",
             "fts": "f",
-            "ended_at": START.timestamp() + np.array([0.0, 60.0, -1801.0, 0.0]),
-            "failed": [False, True, True, True],
-            "slow": [True, False, False, False],
+            "ended_at": START.timestamp() + np.array([0.0, 60.0, 9000.0, 60.0, -1801.0, 0.0]),
+            "due_at": START.timestamp() + np.array([np.nan, np.nan, 60.0, np.nan, np.nan, np.nan]),
+            "failed": [False, True, False, True, True, True],
+            "slow": [True, False, False, False, False, False],
+            "reason": ["", "transfer-timeout", "", "source-missing", "transfer-timeout", "transfer-timeout"],
         }
     )
     evidence = Evidence(summary="", window_s=0, anomalous=0, total=0, background=0)
@@ -311,7 +313,7 @@ def test_the_transfers_of_an_incident_of_another_kind_are_all_that_went_badly():
         severity=0,
         evidence=evidence,
     )
-    assert anomalous_of([incident], bad) == [["slow", "failed"]]
+    assert anomalous_of([incident], bad) == [["slow", "timed out", "waited"]]
 
 
 def test_rules_are_named_and_all_that_there_are_not_are_told():

@@ -211,7 +211,8 @@ def _reading(name: str, value: float) -> str:
 
 def _examples(incident: Incident) -> Iterable[str]:
     for example in incident.evidence.examples[:5]:
-        pieces = [f"{example.request_id} on {entity(example.link)}, ended {moment(example.ended_at)}"]
+        end = "still under way" if example.ended_at is None else f"ended {moment(example.ended_at)}"
+        pieces = [f"{example.request_id} on {entity(example.link)}, {end}"]
         if example.duration_s is not None:
             pieces.append(f"took {duration(example.duration_s)}")
         if example.expected_s is not None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from agent.evaluation.trial import Alarm
 from detectors.localisation import Roles
-from detectors.window import SIGNALS, WINDOW_S
+from detectors.window import WINDOW_S, Ends, signal_of
 from models.domain import Incident
 
 HurtBy = Mapping[str, int]  # the fault that hurt a request, by its id
@@ -30,13 +30,12 @@ def anomalous_of(incidents: Sequence[Incident], observed: pd.DataFrame) -> list[
     """Request ids of each incident's anomalous transfers: its culprit's bad ones from half an hour before it opened."""
     if not len(observed):
         return [[] for _ in incidents]
-    roles, ended = Roles.of(observed), observed["ended_at"].to_numpy(np.float64)
-    failed, slow = observed["failed"].to_numpy(np.bool_), observed["slow"].to_numpy(np.bool_)
+    roles, ends = Roles.of(observed), Ends.of(observed)
     requests, found = observed["request_id"].to_numpy(dtype=object), []
     for incident in incidents:
-        signal = next((signal for signal in SIGNALS if signal.kind is incident.kind), None)
-        bad = failed | slow if signal is None else signal.split(failed, slow)[1]
+        signal = signal_of(incident.kind)
+        bad, when = (ends.failed, ends.ended) if signal is None else (ends.split(signal)[1], ends.at(signal))
         closed = np.inf if incident.closed_at is None else incident.closed_at.timestamp()
-        lived = (ended >= incident.opened_at.timestamp() - WINDOW_S) & (ended < closed)
-        found.append(requests[roles.touched(incident.culprit) & bad & lived].tolist())
+        lived = (when >= incident.opened_at.timestamp() - WINDOW_S) & (when < closed)
+        found.append(requests[roles.in_part_of(incident) & bad & lived].tolist())
     return found

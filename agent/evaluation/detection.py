@@ -5,6 +5,7 @@ Runs share nothing, so that it does not matter how many are made at once.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import closing
@@ -15,7 +16,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from agent.evaluation.alarms import alarm_of
-from agent.evaluation.arena import STEP, calendar_of
+from agent.evaluation.arena import calendar_of
 from agent.evaluation.cases import Case
 from agent.evaluation.lookout import Lookout
 from agent.evaluation.loop import START
@@ -25,7 +26,7 @@ from agent.evaluation.seed_rule import SeedRule
 from agent.evaluation.sigma_rule import SigmaRule
 from agent.evaluation.verdicts import Verdict, judge
 from agent.evaluation.witness import Witness, struck
-from agent.evaluation.workers import Steps, advanced, calm, pool
+from agent.evaluation.workers import Steps, advanced, pool
 from models.columns import Rows
 from models.domain import ConfigError
 from simulator.scenario import Scenario
@@ -34,6 +35,7 @@ from simulator.world import World, twin
 AGENT: Final = "agent"
 RULES: Final = (AGENT, "fixed_600s", "opint", "sigma3")
 DEFAULT: Final = "gauntlet"
+STEP: Final = timedelta(minutes=1)  # between two passes: incidents are judged at whole minutes
 _LOOK_S: Final = 1.0  # between two looks at how far the workers are
 _DAY: Final = timedelta(days=1)
 
@@ -104,7 +106,7 @@ def evaluate(tasks: Sequence[Task], *, workers: int, done: Callable[[float], Non
 
 def run(task: Task) -> list[Verdict]:
     """Live one world in this process; return what each rule made of it."""
-    calm()
+    gc.collect()  # an agent and its ledger hold each other: the run before would stay beside this one
     world = World(task.scenario, seed=task.seed, start=START)
     well, witness, end = twin(world), Witness(world), START + timedelta(days=task.days)
     rules = {name: _rule(name, task.scenario) for name in task.rules if name != AGENT}

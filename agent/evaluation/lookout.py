@@ -31,7 +31,17 @@ from remedies.policy import Limits
 from storage.ledger import Transaction
 
 _ALL: Final = 1_000_000  # documents of one pass: a step brings far fewer
-_KEPT: Final = ("request_id", "source", "destination", "fts", "ended_at", "failed", "slow")  # of what went badly
+_KEPT: Final = (
+    "request_id",
+    "source",
+    "destination",
+    "fts",
+    "ended_at",
+    "due_at",
+    "failed",
+    "slow",
+    "reason",
+)  # of what went badly
 
 
 class Lookout:
@@ -71,7 +81,8 @@ class Lookout:
         rows = self._agent.run_once(now).observed
         if rows is None or rows.empty:
             return pd.DataFrame()
-        self._bad.append(rows.loc[rows["failed"] | rows["slow"], list(_KEPT)])
+        bad = rows["failed"] | rows["slow"] | (rows["due_at"] < rows["ended_at"])
+        self._bad.append(rows.loc[bad, list(_KEPT)])
         self.flagged += rows["request_id"].to_numpy(dtype=object)[rows["flagged"].to_numpy(np.bool_)].tolist()
         return rows
 

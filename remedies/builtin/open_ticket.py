@@ -91,7 +91,8 @@ def _counted(heading: str, numbers: Mapping[str, float]) -> Iterator[str]:
 
 
 def _shown(example: Example) -> Iterator[str]:
-    yield f"request {_quoted(example.request_id)} {_quoted(example.link)} ended {example.ended_at:%Y-%m-%d %H:%M:%S} UTC"
+    end = "still under way" if example.ended_at is None else f"ended {example.ended_at:%Y-%m-%d %H:%M:%S} UTC"
+    yield f"request {_quoted(example.request_id)} {_quoted(example.link)} {end}"
     if example.duration_s is not None:
         expected = "" if example.expected_s is None else f" (expected {example.expected_s:.0f} s)"
         yield f"  took {example.duration_s:.0f} s{expected}"
