@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.events import FAILED, FINISHED, NUMBER_COLUMNS, SUBMITTED, are_among
+from models.events import FAILED, FINISHED, GIVEN_UP, NUMBER_COLUMNS, SUBMITTED, are_among
 
 Keys = npt.NDArray[np.uint64]
 Words = npt.NDArray[np.object_]
@@ -90,12 +90,19 @@ def ended_columns(
 
 def submitted_columns(events: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
     """Columns of the transfers that were submitted, in stream order; `submitted_at` is when that was written down."""
-    rows = np.flatnonzero(are_among(events["type"].to_numpy(dtype=object), SUBMITTED))
+    named = (events["source"] != "") & (events["destination"] != "")
+    rows = np.flatnonzero(are_among(events["type"].to_numpy(dtype=object), SUBMITTED) & named.to_numpy(np.bool_))
     columns = {name: events[name].to_numpy(dtype=object)[rows] for name in SUBMITTED_COLUMNS}
     return columns | {
         "bytes": events["bytes"].to_numpy(np.float64)[rows],
         "submitted_at": document_time(events)[rows],
     }
+
+
+def given_up(events: pd.DataFrame) -> Words:
+    """Ids of the requests that will never end, by what was written down."""
+    rows = np.flatnonzero(are_among(events["type"].to_numpy(dtype=object), GIVEN_UP))
+    return events["request_id"].to_numpy(dtype=object)[rows]
 
 
 def ended_transfers(

@@ -151,7 +151,7 @@ class Agent:
 
     def _deaf(self, at: float) -> bool:
         """Whether no transfer could be heard of at that time, in seconds."""
-        return not self._feeds.silent(at).isdisjoint(source.name for source in self._events)
+        return self._feeds.silent(at).issuperset(source.name for source in self._events)
 
     @contextmanager
     def _caches(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from agent.intake import Words, as_rows, document_time, ended_columns, submitted_columns
+from agent.intake import Words, as_rows, document_time, ended_columns, given_up, submitted_columns
 from detectors.covers import Covers
 from detectors.failures import error_classes
 from detectors.incidents import IncidentBook
@@ -102,7 +102,7 @@ class Watch:
     def __init__(self, *, forecaster: Forecaster, threshold: DynamicThreshold, paths: Paths) -> None:
         self.covers = Covers()  # what is announced: taken anew before each pass
         self.deaf: Callable[[float], bool] = lambda _: False  # whether no transfer could be heard of at a time, seconds
-        self._weather = Weather()
+        self._weather = Weather(paths.site)
         self.book = IncidentBook(self._weather)
         self._patience, self._under_way = Patience(), UnderWay()
         self.serve(forecaster)
@@ -139,7 +139,8 @@ class Watch:
         if len(requests):
             self._rules.absorb(requests[requests["rule_id"] != ""])
             if "due_at" in requests:
-                self._under_way.add(requests[requests["due_at"].notna()])
+                over = requests["request_id"].isin(observed["request_id"]) if len(observed) else False
+                self._under_way.add(requests[requests["due_at"].notna() & ~over])
         if len(observed):
             self._absorb(observed)
         self.book.reset(
@@ -150,7 +151,6 @@ class Watch:
         own = forecast_by(self._forecaster, observed)
         self._threshold.absorb(taken_in(self._forecaster, observed))
         self.drift.absorb(observed[own])
-        self._under_way.end(observed["request_id"].to_numpy(dtype=object))
         self._patience.absorb(observed)
 
     def measure(self, readings: pd.DataFrame) -> None:
@@ -166,21 +166,32 @@ class Watch:
         submitted = submitted_columns(events)
         submitted["due_at"] = self._patience.due(submitted)
         self._under_way.add(submitted)
+        self._under_way.end(given_up(events))
         ended = ended_columns(events, self._rules.rules, error_classes)
         ended["due_at"] = self._under_way.end(ended["request_id"])
         observed = self._scored(ended)
         # One clock that is ahead must not make the book judge a time that most transfers have not reached.
         newest = min(float(np.fmax.reduce(document_time(events))), now.timestamp())
         until = max(newest, self.book.until or 0.0)
-        overdue = self._under_way.overdue((self.book.until or until) - WINDOW_S, until)
+        overdue = self._overdue(until)
         changed = self.book.advance(observed, until=until, overdue=overdue, covers=self.covers, deaf=self.deaf)
         scored = ~np.isnan(observed["q50"])
-        observed["calibrates"] = ~observed["failed"] & scored & ~self.book.covers(observed)
+        observed["calibrates"] = ~observed["failed"] & scored & ~self.book.blamed(observed, self.covers)
         self._threshold.absorb(observed)
         self._patience.absorb(observed)
         self.drift.absorb(observed)
         told = pd.concat([requests, as_rows(submitted)], ignore_index=True) if len(submitted["due_at"]) else requests
         return Observation(observed=as_rows(observed), requests=told.fillna({"rule_id": ""}), changed=changed)
+
+    def _overdue(self, until: float) -> pd.DataFrame:
+        """What is under way and was due by then, within what a minute's judgement looks back to.
+
+        Nothing where no transfer could be heard of: what is not heard of is not overdue.
+        """
+        if self.deaf(until):
+            return self._under_way.overdue(until, until)
+        overdue = self._under_way.overdue((self.book.until or until) - WINDOW_S, until)
+        return overdue.assign(rule_id=self._rules.rules(overdue["request_id"].to_numpy(dtype=object)))
 
     def _scored(self, ended: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         standing = self._paths.standing(ended)

@@ -76,14 +76,14 @@ class IncidentBook:
     def open(self) -> list[Incident]:
         return [incident for incident in self._incidents.values() if not incident.closed]
 
-    def covers(self, observed: Rows) -> Flags:
-        """Which transfers the culprit of an open incident took part in: they do not calibrate. Shape (n,)."""
-        covered = np.zeros(len(observed["source"]), dtype=np.bool_)
+    def blamed(self, observed: Rows, covers: Covers = NOTHING) -> Flags:
+        """Which transfers the culprit of an open incident, or what is covered, took part in: they do not calibrate. Shape (n,)."""
+        blamed = _covered(observed, covers, np.asarray(observed["ended_at"], dtype=np.float64))
         if self.open:
             roles = Roles.of(observed)
             for incident in self.open:
-                covered |= roles.touched(incident.culprit)
-        return covered
+                blamed |= roles.touched(incident.culprit)
+        return blamed
 
     def advance(
         self,
@@ -220,7 +220,9 @@ class IncidentBook:
             for other in others
             if _akin(other.culprit, renamed.culprit) or _share(_own(other, look) & look.bad, own) >= self._part(other)
         ]
-        return changed + [self._keep(_merged(part, oldest, look.at)) for part in parts]
+        for part in parts:
+            self._untold.pop(part.id, None)  # nothing is to be told of it any more
+        return changed + [self._keep(_merged(part, renamed, look.at)) for part in parts]
 
     def _one_cause(self, incident: Incident, name: Name, suspect: Suspect, own: Flags, look: Look) -> bool:
         """Whether an open incident already explains the suspect's bad transfers, or is itself a part of what the suspect is."""
@@ -287,11 +289,17 @@ class IncidentBook:
         return spent
 
     def _reopened(self, name: Name) -> Incident | None:
-        for incident in self._incidents.values():
-            same = signal_of(incident.kind) is signal_of(name.kind) and _akin(incident.culprit, name.culprit)
-            if same and incident.closed_at is not None and self._age(incident.closed_at) <= REOPEN_S:
-                return replace(incident, status=IncidentStatus.OPEN, closed_at=None)
-        return None
+        lately = [
+            (incident.closed_at, incident.id)
+            for incident in self._incidents.values()
+            if incident.closed_at is not None
+            and self._age(incident.closed_at) <= REOPEN_S
+            and signal_of(incident.kind) is signal_of(name.kind)
+            and _akin(incident.culprit, name.culprit)
+        ]
+        if not lately:
+            return None
+        return replace(self._incidents[max(lately)[1]], status=IncidentStatus.OPEN, closed_at=None)
 
     def _close_recovered(self, look: Look) -> list[str]:
         closed = []
@@ -410,7 +418,8 @@ def _lies_within(inner: Entity, outer: Entity) -> bool:
     """Whether `outer` is the same, an end of the link, or the site or network of it."""
     if inner == outer:
         return True
-    ends = [inner.link.source, inner.link.destination] if ">" in inner.name else [inner.name]
+    paired = inner.kind in {EntityKind.LINK, EntityKind.NETWORK}
+    ends = [inner.link.source, inner.link.destination] if paired else [inner.name]
     match outer.kind:
         case EntityKind.RSE:
             return outer.name in ends

@@ -17,6 +17,7 @@ from detectors.window import WINDOW_S, Ends, signal_of
 from models.domain import Incident, Outcome
 
 MIN_BEFORE = 3  # fewer anomalous transfers than this before an action say nothing about after
+MIN_AFTER = 3  # fewer transfers than this after it say nothing: a place that stands still has no bad ones either
 FIXED_BELOW = 0.25  # of the rate before
 WORSE_ABOVE = 1.5
 
@@ -34,6 +35,8 @@ def judge(incident: Incident, observed: pd.DataFrame, *, applied_at: datetime, n
     began = members["started_at"].fillna(members["ended_at"]).to_numpy(np.float64)
     before = own & (ended >= start - WINDOW_S) & (ended < start)
     after = own & (began >= start) & (ended < end)
+    if np.count_nonzero(after) < MIN_AFTER:
+        return Outcome.UNKNOWN, f"only {np.count_nonzero(after)} transfers began and ended after it"
     # Some transfers are always anomalous: what counts is what there is beyond the usual share.
     excess_before = _excess(bad[before], signal.expected)
     hourly_before = excess_before * 3600.0 / WINDOW_S

@@ -64,7 +64,7 @@ COLUMNS_OF = {kind: tuple(name for name, (one, _) in _COLUMNS.items() if one is 
 _EITHER = {"rse": ("source", "destination"), "site": ("source_site", "destination_site")}  # in one role or the other
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Suspect:
     """An entity, in the role in which its transfers went bad, and how well it explains them."""
 
@@ -322,7 +322,8 @@ def _score(roles: Roles, column: str, bad: Blame, left: Flags, usual: Floats) ->
     # Where all the rest goes badly, too, what is bad here needs no other reason.
     all_bad, everything = float(np.count_nonzero(bad.any & left)), float(np.count_nonzero(left))
     outside = (all_bad - k + usual * TRUST) / (everything - n + TRUST)
-    ratio = bayes_factor(k, n, np.maximum(usual, outside))
+    named = np.fromiter((bool(name.strip(">")) for name in roles.known(column)), dtype=np.bool_, count=len(k))
+    ratio = np.where(named, bayes_factor(k, n, np.maximum(usual, outside)), 0.0)
     return _Score(bad=k, total=n, ratio=ratio, doubted=np.zeros(len(k), dtype=np.bool_))
 
 

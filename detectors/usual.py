@@ -18,6 +18,7 @@ Flags = npt.NDArray[np.bool_]
 HOUR_S = 3600.0
 HOURS = 24
 ALL_WEIGHT = 500.0  # transfers that what was known beforehand of all is worth
+WHOLE_SHARE = 0.1  # of the transfers of the busiest hour: with fewer it is a remnant
 OWN_WEIGHT = 30.0  # transfers that all the others are worth against an entity's own
 
 
@@ -66,7 +67,11 @@ class Usual:
         place = self._places[column].get(name)
         if not late.any():
             return None
-        return 0.0 if place is None else float(self._counts[column][late, place, 0].sum()) / np.count_nonzero(late)
+        counts = self._counts
+        # Rows of rare links reach further back than those of all: the hours that count are those that are whole.
+        busy = counts["fts"][late, :, 0].sum(axis=1)
+        whole = np.flatnonzero(late)[busy >= WHOLE_SHARE * busy.max()]
+        return 0.0 if place is None else float(counts[column][whole, place, 0].mean())
 
     def _of(self, column: str, names: Sequence[str], late: Flags, of_all: float) -> Floats:
         places = self._places[column]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +77,9 @@ class _Past:
 class Weather:
     """Give it located readings in the order in which they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, site: Callable[[str], str] = str) -> None:
+        """`site` says what perfSONAR's sites are called where paths are written by the names of storage elements."""
+        self._site = site
         self.reset()
 
     def reset(self) -> None:
@@ -98,7 +101,7 @@ class Weather:
 
     def of(self, path: str, at: float, *, since: float | None = None) -> Outlook:
         """How a path, written `S>T`, is at a time; by the readings since another time alone if one is given."""
-        past = self._paths.get(path.casefold(), {})
+        past = self._paths.get(">".join(map(self._site, path.split(">"))).casefold(), {})
         begin = at - FRESH_S if since is None else since
         losses = past.get("packet_loss")
         loss, usual_loss = _worst(losses, begin, at)
@@ -120,7 +123,9 @@ class Weather:
 
     def peers(self, site: str, at: float) -> tuple[int, int]:
         """How many paths from and to a site are ill by what was measured just now, and of how many that is known."""
-        skies = [self.of(path, at, since=at - JUST_NOW_S).sky for path in self._of_site.get(site.casefold(), ())]
+        skies = [
+            self.of(path, at, since=at - JUST_NOW_S).sky for path in self._of_site.get(self._site(site).casefold(), ())
+        ]
         return skies.count(Sky.ILL), len(skies) - skies.count(Sky.UNKNOWN)
 
 

@@ -117,6 +117,8 @@ class _Part:
     def until(self, at: float) -> Rows:
         """Those of the rows that still count that ended before a time."""
         early = self.places[self.column("ended_at", np.float64) < at]
+        if not len(early):
+            return {"ended_at": np.empty(0)}
         return {name: np.asarray(self._rows[name])[early] for name in HISTORY_COLUMNS if name in self._rows}
 
     def since(self, at: float) -> _Part:

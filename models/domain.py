@@ -171,7 +171,7 @@ class Evidence:
     rules: tuple[str, ...] = ()  # Rucio rules whose requests are affected, as far as the events name them
     network: Mapping[str, float] = field(default_factory=dict)  # perfSONAR's numbers on the worst link's path
     examples: tuple[Example, ...] = ()
-    role: str = ""  # in which the culprit is blamed: source, destination, their sites, or "" for any
+    role: str = ""  # in which the culprit is blamed: a column of `detectors.localisation`, "" for any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,6 +51,7 @@ EVENT_COLUMNS: tuple[str, ...] = TEXT_COLUMNS + NUMBER_COLUMNS
 FINISHED = ("transfer-done", "stagein-done")
 FAILED = ("transfer-failed", "stagein-failed")
 SUBMITTED = ("transfer-submitted", "stagein-submitted")
+GIVEN_UP = ("transfer-submission_failed", "stagein-submission_failed", "transfer-lost", "stagein-lost")
 DELETIONS = ("deletion-planned", "deletion-done", "deletion-failed", "deletion-not-found")
 _STEPS = ("queued", "waiting", "preparing", "submitted", "submission_failed", "done", "failed", "lost")
 EVENT_TYPES = frozenset(

@@ -193,6 +193,10 @@ class Paths:
         self._codes: dict[str, int] = {}  # of pairs of sites
         self._tables = {column: _AsOf(_HIGHEST[quantity] / _STEPS) for column, (quantity, _) in _PATHS.items()}
 
+    def site(self, name: str) -> str:
+        """The ATLAS site of the RSEs whose names begin so."""
+        return self._site_map.of_rse(f"{name}_")
+
     def locate(self, readings: pd.DataFrame) -> pd.DataFrame:
         """Return `readings` with ATLAS sites; "" where neither the reading nor an earlier one tells the site of its host."""
         source, destination = self._located(readings)

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from agent.feeds import FEEDS
 from agent.intake import ENDED_COLUMNS, ended_transfers
 from agent.settlement import SEEN_UNTIL
 from agent.watch import QUANTILE_COLUMNS
 from detectors.failures import error_classes
 from models.domain import ActionStatus, DecisionStatus, FeedbackSource, Permission
-from models.events import decode, event_keys
+from models.events import SUBMITTED, decode, event_keys
 from models.forecaster import Forecaster
 from models.measurements import PATH_COLUMNS, Paths, decode_readings
 from models.registry import default_model
@@ -58,7 +59,9 @@ def ended(ordeal):
     paths = Paths()
     paths.absorb(readings)
     queued = once[once["rule_id"] != ""]
-    assert len(ordeal.rows("requests")) == len(queued)
+    kept = ordeal.rows("requests")
+    assert (kept["rule_id"] != "").sum() == len(queued)
+    assert kept["due_at"].notna().sum() == once["type"].isin(SUBMITTED).sum()
     rules = dict(zip(queued["request_id"], queued["rule_id"], strict=True))
     ended = ended_transfers(once, lambda ids: np.array([rules.get(i, "") for i in ids], dtype=object), error_classes)
     return paths.attach(ended)
@@ -282,5 +285,5 @@ def everything(station):
     """Every row of every table, the keys of settings that say when aside."""
     tables = [name for (name,) in station.select("select name from sqlite_master where type = 'table'")]
     kept = {name: station.select(f"select * from {name}") for name in tables}
-    kept["settings"] = [row for row in kept["settings"] if row[0] != SEEN_UNTIL]
+    kept["settings"] = [row for row in kept["settings"] if row[0] not in {SEEN_UNTIL, FEEDS}]
     return kept

@@ -80,7 +80,7 @@ def observe(
         rows["flagged"], rows["slow"] = verdicts.flagged & ~rows["failed"], verdicts.slow & ~rows["failed"]
         for incident in book.advance(rows, until=float(rows["ended_at"].max())):
             changed[incident.id] = incident
-        rows["calibrates"] = ~rows["failed"] & ~book.covers(rows)
+        rows["calibrates"] = ~rows["failed"] & ~book.blamed(rows)
         threshold.absorb(rows)
         parts.append(rows)
     return pd.concat(parts, ignore_index=True), changed, book

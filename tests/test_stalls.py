@@ -7,11 +7,9 @@ import pandas as pd
 import pytest
 
 from detectors.incidents import IncidentBook
-from detectors.localisation import Roles
-from detectors.naming import name_of
 from detectors.stalls import BLOCK, UNDER_WAY_COLUMNS, Patience, UnderWay
 from detectors.weather import Sky, Weather
-from models.domain import Entity, EntityKind, IncidentKind, IncidentStatus
+from models.domain import IncidentKind, IncidentStatus
 
 START = 1_500_000_000.0
 RSES = tuple(f"S{n}_DISK" for n in range(6))
@@ -63,7 +61,7 @@ def lived(rows, *, until_h, step_s=60.0, stopped=lambda _: np.zeros(1, dtype=boo
         for incident in book.advance(ended, until=end, overdue=overdue):
             found[incident.id] = incident
             opened.setdefault(incident.id, end)
-        patience.absorb(ended.assign(calibrates=~book.covers(ended)))
+        patience.absorb(ended.assign(calibrates=~book.blamed(ended)))
     return found, opened, book
 
 
@@ -186,11 +184,3 @@ def test_a_site_is_ill_when_most_of_its_paths_are(weather):
 def test_readings_that_are_late_or_come_twice_change_nothing(weather):
     weather.absorb(readings("A", "B", "packet_loss", [NOW - 7200.0, NOW - 600.0, NOW - 600.0], 0.5))
     assert weather.of("A>B", NOW).sky is Sky.WELL
-
-
-def test_names_are_those_of_entities():
-    assert {EntityKind(column) for column in ("link", "rse", "site", "fts", "network")}
-    rows = transfers(8, 0.1)
-    roles = Roles.of(rows)
-    assert np.array_equal(roles.touched(Entity(EntityKind.SITE, "S0")), roles.touched(Entity(EntityKind.RSE, RSES[0])))
-    assert callable(name_of)
