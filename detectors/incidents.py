@@ -231,7 +231,9 @@ class IncidentBook:
         if self._sibling(incident, name):
             return True
         known = _own(incident, look) & look.bad
-        return _share(own, known) >= SAME_CAUSE or _share(known, own) >= self._part(incident)
+        # What fails for a reason of its own may be late through another's fault.
+        of_kind = signal_of(incident.kind) is look.signal
+        return _share(own, known) >= SAME_CAUSE or (of_kind and _share(known, own) >= self._part(incident))
 
     def _part(self, incident: Incident) -> float:
         """Which share of an incident's bad transfers a suspect must have, to be what the incident is a part of."""

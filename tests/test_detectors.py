@@ -244,6 +244,9 @@ def test_whether_an_action_helped_is_judged_from_the_signal():
     assert judge(incident, observed, applied_at=early, now=at)[0] is Outcome.UNCHANGED
     before = pd.Timestamp(START + 1 * 3600, unit="s", tz="UTC").to_pydatetime()
     assert judge(incident, observed, applied_at=before, now=early)[0] is Outcome.UNKNOWN
+    # A place where nothing ends any more has no bad transfers, and is not mended.
+    standing = observed[observed["started_at"] < early.timestamp()]
+    assert judge(incident, standing, applied_at=early, now=at)[0] is Outcome.UNKNOWN
     assert RECOVERED_S > 0
 
 

@@ -80,6 +80,29 @@ def test_a_server_that_stands_still_is_found_before_anything_ends():
     assert example.duration_s is None
 
 
+def test_a_server_whose_name_looks_like_a_link_stops_nothing():
+    rows = transfers(1, 4, servers=("f0", "a>b"))
+    missing = (rows["source"] == RSES[0]) & (rows["submitted_at"] >= START + 2.5 * 3600)
+    rows["failed"], rows["reason"] = missing, np.where(missing, "source-missing", "")
+
+    def stopped(rows):
+        return (rows["fts"] == "a>b") & (rows["submitted_at"] >= START + 3 * 3600)
+
+    found, _, _ = lived(rows, until_h=4, stopped=stopped)
+    assert {str(one.culprit) for one in found.values() if not one.closed} == {f"rse:{RSES[0]}", "fts:a>b"}
+
+
+def test_a_server_without_a_name_is_not_to_blame():
+    rows = transfers(1, 4, servers=("f0", ""))
+
+    def stopped(rows):
+        return (rows["fts"] == "") & (rows["submitted_at"] >= START + 3 * 3600)
+
+    found, _, _ = lived(rows, until_h=4, stopped=stopped)
+    assert found
+    assert all(one.culprit.name for one in found.values())
+
+
 def test_a_grid_that_is_well_has_none():
     found, _, _ = lived(transfers(2, 6), until_h=6)
     assert found == {}
