@@ -204,7 +204,7 @@ def answer_and_settle(story, door):
 
 def live_to_the_outcome(story):
     """Let the settle time pass; return the outcome."""
-    story.world.live(story.agent, hours=0.5)
+    story.world.live(story.agent, hours=0.75)
     action = story.action()
     assert action.outcome is not None
     with story.read() as tx:
