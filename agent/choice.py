@@ -86,7 +86,9 @@ class Chooser:
             return True
         match newest.status:
             case DecisionStatus.OPEN:
-                return newest.culprit != str(incident.culprit)  # what is proposed would no longer be to the point
+                # Of another culprit or kind, what is proposed would no longer be to the point.
+                proposed_for = (newest.culprit, newest.context.get("kind"))
+                return proposed_for != (str(incident.culprit), str(incident.kind))
             case DecisionStatus.SHADOW:
                 return False
             case DecisionStatus.EXPIRED:

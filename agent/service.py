@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -35,6 +35,7 @@ log = structlog.get_logger()
 
 GRID_START_S = 240.0  # the grid may have to be compiled, and lives through some hours of history before it answers
 GRID_STOP_S = 30.0
+MORNING = timedelta(hours=8)
 
 
 def run(config: Config, config_path: Path | None, *, once: bool) -> int:
@@ -151,12 +152,25 @@ def grid(config: Config, *, speed: float, seed: int | None) -> None:
     serve(
         directory=config.state_dir / "grid",
         scenario=scenario,
-        start=wall_clock(),
+        start=monday_morning(wall_clock()),
         host=address.hostname,
         port=address.port,
         speed=speed,
         seed=scenario.seed if seed is None else seed,
     )
+
+
+def monday_morning(now: datetime) -> datetime:
+    """The last Monday at eight, in UTC: when a simulated grid begins.
+
+    What is asked of it follows the hours of the week. So whenever a seed is started, its troubles come in the same traffic, and the
+    first night's training is far.
+
+    >>> monday_morning(datetime(2026, 3, 9, 7, 59, tzinfo=UTC))
+    datetime.datetime(2026, 3, 2, 8, 0, tzinfo=datetime.timezone.utc)
+    """
+    since = now.astimezone(UTC) - MORNING
+    return since.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=since.weekday()) + MORNING
 
 
 def demo(config: Config, config_path: Path | None) -> int:

@@ -142,14 +142,15 @@ def demo(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_from_nothing_to_an_outcome_over_a_killed_daemon_to_the_end(demo):
     demo.start()
-    decision = demo.until(demo.approve, within_s=120)
+    decision = demo.until(demo.approve, within_s=300)  # the grid may have to be compiled, too
     page = demo.look()
     assert "in the last 30 minutes; elsewhere" in page.text
     assert "expected to help" in page.text
 
-    outcome = demo.until(lambda: demo.outcome(decision), within_s=150)
+    outcome = demo.until(lambda: demo.outcome(decision), within_s=240)
     assert outcome in set(Outcome)
     assert decision in {key for key, _, _ in demo.effects()}
     assert "was done at" in demo.look().text
@@ -161,7 +162,7 @@ def test_from_nothing_to_an_outcome_over_a_killed_daemon_to_the_end(demo):
     assert demo.grid_answers()
 
     demo.start()
-    demo.until(demo.has_passed, within_s=20)
+    demo.until(demo.has_passed, within_s=60)
     assert demo.look() is not None
     assert f"Using the simulated grid that runs at {demo.grid_url}" in demo.said
     assert demo.ask(lambda tx: tx.decisions(decisions)).keys() == decisions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -158,6 +159,22 @@ def test_the_second_of_two_choices_is_told_so(sick):
     with read(agent) as tx:
         assert tx.decision(decision.id).status is DecisionStatus.TAKEN
         assert tx.decision(decision.id).chosen_by == "ada"
+
+
+def test_what_is_proposed_for_another_kind_of_incident_is_proposed_anew(sick):
+    world, agent = sick
+    with agent.ledger.begin(write=True) as tx:
+        (incident,) = tx.incidents(status=IncidentStatus.OPEN)
+        before = tx.newest_decision(incident.id)
+        assert agent._chooser.prepare(tx, [incident], world.now) == []
+        renamed = replace(incident, kind=IncidentKind.STALLED_TRANSFERS)
+        assert agent._chooser.decide(tx, agent._chooser.prepare(tx, [renamed], world.now), [renamed], world.now) == 1
+        after = tx.newest_decision(incident.id)
+        assert tx.decision(before.id).status is DecisionStatus.EXPIRED
+        assert agent._chooser.prepare(tx, [renamed], world.now) == []
+    offered = [{option.candidate.remedy for option in decision.options} for decision in (before, after)]
+    assert "throttle_link" in offered[0] - offered[1]
+    assert "exclude_storage" in offered[1] - offered[0]
 
 
 def test_each_document_counts_once_and_is_accounted_for(sick):
