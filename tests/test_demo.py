@@ -10,11 +10,13 @@ import sys
 import time
 from collections import Counter
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 
+from agent.service import monday_morning
 from agent.sources.simulated import SimulatedClock
 from models.domain import Outcome, SourceError
 from simulator.disk import holder
@@ -139,6 +141,14 @@ def demo(tmp_path):
     demo = Demo(tmp_path)
     yield demo
     demo.end()
+
+
+@pytest.mark.parametrize(
+    ("now", "monday"),
+    [("2026-03-02T08:00Z", 2), ("2026-03-04T02:58Z", 2), ("2026-03-09T09:59+02:00", 2), ("2026-03-09T23:00Z", 9)],
+)
+def test_a_simulated_grid_begins_on_a_monday_morning(now, monday):
+    assert monday_morning(datetime.fromisoformat(now)) == datetime(2026, 3, monday, 8, tzinfo=UTC)
 
 
 @pytest.mark.slow
