@@ -33,7 +33,7 @@ from simulator.disk import holder
 
 log = structlog.get_logger()
 
-GRID_START_S = 240.0  # the grid may have to be compiled, and lives through some hours of history before it answers
+GRID_START_S = 600.0  # the grid may have to be compiled, and lives through some hours of history before it answers
 GRID_STOP_S = 30.0
 MORNING = timedelta(hours=8)
 
@@ -211,7 +211,9 @@ def _bring_up_grid(config: Config, config_path: Path | None, stack: ExitStack) -
 
 def _start_grid(config: Config, config_path: Path | None) -> subprocess.Popen[bytes]:
     record = config.state_dir / "grid.log"
-    click.echo(f"Starting the simulated grid; its log is {record}")
+    click.echo(
+        f"Starting the simulated grid, which the first time takes a minute or more to compile; its log is {record}"
+    )
     command = [sys.argv[0], "grid", *(("--config", str(config_path)) if config_path else ())]
     with record.open("ab") as out:
         # A session of its own: Ctrl-C in the terminal reaches the daemon, and the daemon ends the grid after itself.
