@@ -27,7 +27,7 @@ def gather(incident: Incident, look: Look, window: Window) -> Evidence:
     """Evidence of one incident as of a minute, from the rows of the window."""
     kind, culprit, role = incident.kind, incident.culprit, incident.evidence.role
     bad, own = look.bad, look.roles.in_part_of(incident)
-    guilty = own & bad
+    guilty = look.roles.badly(incident, look.blame)
     others = ~own
     rows = look.members[guilty]
     failed = rows[window.failed[rows]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -18,7 +18,18 @@ import pandas as pd
 
 from detectors.covers import Covers
 from detectors.evidence import gather
-from detectors.localisation import COLUMNS, COLUMNS_OF, DOUBTED_BAD, Roles, Suspect, bayes_factor, localise, site_of
+from detectors.kinship import akin, lies_within, same_place, shared_end
+from detectors.localisation import (
+    COLUMNS,
+    COLUMNS_OF,
+    DOUBTED_BAD,
+    PRICE,
+    Roles,
+    Suspect,
+    bayes_factor,
+    localise,
+    site_of,
+)
 from detectors.naming import Name, name_of
 from detectors.usual import HOUR_S, Usual
 from detectors.weather import Weather
@@ -30,19 +41,31 @@ Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 STEP_S = 60.0
-HORIZONS_S = (300.0, 900.0, WINDOW_S)  # what has just begun is clear in the first, what is rare in the second
+SHORTER_S = (300.0, 900.0)  # what has just begun is clear in a short time, what is rare in the whole window
 RECOVERED_S = 900.0  # the culprit's transfers of this long must look healthy before an incident closes
 RECOVERED_MIN = 5  # of them, at least
-ABANDONED_S = 3600.0  # without any transfer of the culprit, nothing can be said any more
-REOPEN_S = 1800.0
+ABANDONED_S = 1800.0  # without any transfer of the culprit, nothing can be said any more
+REOPEN_S = 2700.0
 PART_OF_YOUNG = 0.5  # the same, as long as little is known of the incident
 PART_OF = 0.7  # share of an incident's bad transfers that a suspect has, to be what the incident is a part of
 SAME_CAUSE = 0.6  # share of a suspect's bad transfers that an open incident already explains
 TOGETHER_S = 900.0  # between the first signs of one cause in several places
+AMIDST_S = 240.0  # that a suspect has to last while another incident is young
 LASTING_S = 90.0  # between the first and the last of a suspect's bad transfers: what befell all at once may be over
+PART_KNOWN = 0.3  # share of a suspect's bad transfers that an older incident within it has to explain, to be the same
 BETTER = 4.0  # log of Bayes's factor that another culprit has to explain more before an incident is put down to it
 NOTHING = Covers()
 NO_ROWS = pd.DataFrame({"due_at": np.empty(0)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A suspect as it is seen in a look, by its name. `own` are its bad transfers among the look's members."""
+
+    name: Name
+    suspect: Suspect
+    own: Flags
+    look: Look
 
 
 class IncidentBook:
@@ -145,6 +168,7 @@ class IncidentBook:
     def _remember(self, rows: Rows) -> None:
         """What nobody is blamed for is what is usual."""
         ends, roles = Ends.of(rows), Roles.of(rows)
+        size = np.nan_to_num(np.asarray(rows["bytes"], dtype=np.float64))
         blamed = np.zeros(len(ends.ended), dtype=np.bool_)
         for incident in self._incidents.values():
             closed = math.inf if incident.closed_at is None else incident.closed_at.timestamp()
@@ -153,7 +177,7 @@ class IncidentBook:
         for signal, usual in self._usual.items():
             takes_part, bad = ends.split(signal)
             rest = np.flatnonzero(takes_part & ~blamed)
-            usual.absorb(roles.take(rest), bad[rest], ends.ended[rest])
+            usual.absorb(roles.take(rest), bad[rest], ends.ended[rest], size[rest])
 
     def _age(self, moment: datetime) -> float:
         return (self._until or 0.0) - moment.timestamp()
@@ -167,8 +191,7 @@ class IncidentBook:
                 continue
             changed += self._grow(look)
             if (look.bad & look.since(STEP_S)).any():
-                for horizon in HORIZONS_S:
-                    changed += self._blame(look if horizon == WINDOW_S else Look(window, signal, at, horizon=horizon))
+                changed += self._blame([look, *(look.within(horizon) for horizon in SHORTER_S)])
             changed += self._close_recovered(look)
         return changed
 
@@ -178,97 +201,157 @@ class IncidentBook:
             return []
         grown = []
         for incident in self._of(look.signal):
-            new = int((fresh & _own(incident, look)).sum())
+            new = int((fresh & look.roles.badly(incident, look.blame)).sum())
             if new:
                 grown.append(self._seen(incident, look.at, new=new))
         return grown
 
-    def _blame(self, look: Look) -> list[str]:
-        """Find who explains the bad transfers; open an incident, or see in it one that is open."""
+    def _blame(self, looks: Sequence[Look]) -> list[str]:
+        """Find who explains the bad transfers; see in them what is open, and open an incident for one that is not."""
+        found = [one for look in looks for one in self._found(look)]
+        found.sort(key=lambda one: -one.suspect.ratio)
+        changed: list[str] = []
+        strangers = [one for one in found if not self._recognised(one, changed)]
+        # One at a time: what else there is may be the same, which is seen a minute later.
+        lasting = next((one for one in strangers if self._lasts(one)), None)
+        if lasting is not None:
+            changed.append(self._opened(lasting))
+        return changed
+
+    def _found(self, look: Look) -> list[Found]:
+        """Suspects by name. What befell all of a suspect's transfers at once may be over."""
+        found = []
+        for suspect, own in self._suspects(look):
+            load = self._usual[look.signal].load(suspect.column, suspect.entity.name, look.at)
+            expected = None if load is None else load * (look.horizon / HOUR_S)
+            lasting = np.ptp(look.when[own]) >= LASTING_S
+            name = name_of(suspect, look, self._weather, expected=expected) if lasting else None
+            if name is not None:
+                found.append(Found(name=name, suspect=suspect, own=own, look=look))
+        return found
+
+    def _suspects(self, look: Look) -> list[tuple[Suspect, Flags]]:
+        """Who explains the bad transfers, and which."""
         unspent = np.flatnonzero(~self._spent(look))
         if np.count_nonzero(look.bad[unspent]) < DOUBTED_BAD:
             return []
-        roles, changed = look.roles.take(unspent), []
+        roles, found = look.roles.take(unspent), []
         usual = self._usual[look.signal].shares(roles, look.at)
         for suspect in localise(roles, look.blame.take(unspent), usual, doubtful=lambda path: self._ill(path, look)):
             explained = np.zeros(len(look.members), dtype=np.bool_)
             explained[unspent] = suspect.explains
-            changed += self._suspect(suspect, explained, look)
-        return changed
+            found.append((suspect, explained))
+        return found
 
     def _ill(self, path: str, look: Look) -> bool:
         return not look.signal.failing and self._weather.of(path, look.at).sure
 
-    def _suspect(self, suspect: Suspect, own: Flags, look: Look) -> list[str]:
-        load = self._usual[look.signal].load(suspect.column, suspect.entity.name, look.at)
-        expected = None if load is None else load * look.horizon / HOUR_S
-        lasting = np.ptp(look.when[own]) >= LASTING_S
-        name = name_of(suspect, look, self._weather, expected=expected) if lasting else None
-        if name is None:
-            return []
-        known = [incident for incident in self.open if self._one_cause(incident, name, suspect, own, look)]
+    def _recognised(self, found: Found, changed: list[str]) -> bool:
+        """Whether a suspect is of the same cause as what is open; that is then seen as what the suspect says of it."""
+        known = [incident for incident in self.open if self._one_cause(incident, found)]
         if not known:
-            incident = self._reopened(name) or _new(name, suspect, look.at)
-            return [self._seen(replace(incident, confidence=name.confidence), look.at, new=int(own.sum()))]
+            return False
         oldest, *others = sorted(known, key=_age_order)
-        changed = []
-        renamed = self._renamed(oldest, name, suspect, own, look)
+        renamed = self._renamed(oldest, found)
         if renamed is not oldest:
-            changed.append(self._seen(renamed, look.at, new=0))
-        parts = [
-            other
-            for other in others
-            if _akin(other.culprit, renamed.culprit) or _share(_own(other, look) & look.bad, own) >= self._part(other)
-        ]
-        for part in parts:
-            self._untold.pop(part.id, None)  # nothing is to be told of it any more
-        return changed + [self._keep(_merged(part, renamed, look.at)) for part in parts]
+            changed.append(self._seen(renamed, found.look.at, new=0))
+        for other in others:
+            bad = found.look.roles.badly(other, found.look.blame)
+            if akin(other.culprit, renamed.culprit) or _share(bad, found.own) >= self._part(other):
+                self._untold.pop(other.id, None)  # nothing is to be told of it any more
+                changed.append(self._keep(_merged(other, renamed, found.look.at)))
+        return True
 
-    def _one_cause(self, incident: Incident, name: Name, suspect: Suspect, own: Flags, look: Look) -> bool:
+    def _lasts(self, found: Found) -> bool:
+        """Whether there was a suspect already that is, or was a part of, what is to be opened now.
+
+        A minute before; and some minutes before while another incident is young, for what looks new may be the same cause.
+        """
+        moments = (STEP_S, AMIDST_S) if any(self._young(incident) for incident in self.open) else (STEP_S,)
+        return all(
+            any(akin(suspect.entity, found.name.culprit) for suspect, _ in self._suspects(found.look.before(seconds)))
+            for seconds in moments
+        )
+
+    def _opened(self, found: Found) -> str:
+        incident = self._reopened(found.name) or _new(found.name, found.suspect, found.look.at)
+        confident = replace(incident, confidence=found.name.confidence)
+        return self._seen(confident, found.look.at, new=int(found.own.sum()))
+
+    def _one_cause(self, incident: Incident, found: Found) -> bool:
         """Whether an open incident already explains the suspect's bad transfers, or is itself a part of what the suspect is."""
-        if _akin(incident.culprit, name.culprit) or _akin(incident.culprit, suspect.entity):
+        culprit, look = incident.culprit, found.look
+        names = found.name.culprit, found.suspect.entity
+        if any(lies_within(name, culprit) for name in names) or self._common(incident, found) is not None:
             return True
-        if self._sibling(incident, name):
-            return True
-        known = _own(incident, look) & look.bad
+        known = look.roles.badly(incident, look.blame)
+        # Who is slow in one role may well be so in the other.
+        explained = _share(found.own, known if look.signal.failing else look.own(culprit))
         # What fails for a reason of its own may be late through another's fault.
         of_kind = signal_of(incident.kind) is look.signal
-        return _share(own, known) >= SAME_CAUSE or (of_kind and _share(known, own) >= self._part(incident))
+        part = any(lies_within(culprit, name) for name in names) or (
+            of_kind and _share(known, found.own) >= self._part(incident)
+        )
+        return explained >= SAME_CAUSE or (part and (self._young(incident) or explained >= PART_KNOWN))
 
     def _part(self, incident: Incident) -> float:
         """Which share of an incident's bad transfers a suspect must have, to be what the incident is a part of."""
-        return PART_OF_YOUNG if self._age(incident.opened_at) <= TOGETHER_S else PART_OF
+        return PART_OF_YOUNG if self._young(incident) else PART_OF
 
-    def _sibling(self, incident: Incident, name: Name) -> bool:
-        """Whether another storage element of the suspect's site began to fail just before: then it is the site."""
-        both = incident.culprit.kind is name.culprit.kind is EntityKind.RSE
-        failing = incident.kind is name.kind is IncidentKind.FAILING_TRANSFERS
-        young = self._age(incident.opened_at) <= TOGETHER_S
-        return both and failing and young and site_of(incident.culprit.name) == site_of(name.culprit.name)
+    def _young(self, incident: Incident) -> bool:
+        return self._age(incident.opened_at) <= TOGETHER_S
 
-    def _renamed(self, incident: Incident, name: Name, suspect: Suspect, own: Flags, look: Look) -> Incident:
-        """The incident as it is seen now: of another kind, or put down to who explains it much better."""
+    def _common(self, incident: Incident, found: Found) -> Entity | None:
+        """What a young incident and a suspect have in common that rather is the cause: two are rare at once.
+
+        Two storage elements of a site that fail are the site; two links that are slow are the end that they share, if it explains
+        as much as both.
+        """
+        culprit, name, look = incident.culprit, found.name.culprit, found.look
+        if not self._young(incident) or signal_of(incident.kind) is not look.signal or name == culprit:
+            return None
+        if look.signal.failing:
+            site = site_of(name.name)
+            both = culprit.kind is name.kind is EntityKind.RSE and site_of(culprit.name) == site
+            return Entity(EntityKind.SITE, site) if both else None
+        end = shared_end(culprit, found.suspect.entity)
+        apart = found.suspect.ratio + self._ratio(culprit, look) - PRICE
+        return end if end is not None and self._ratio(end, look) >= apart else None
+
+    def _renamed(self, incident: Incident, found: Found) -> Incident:
+        """The incident as it is seen now: of another kind, or put down to who explains it better."""
+        name, look = found.name, found.look
         if signal_of(incident.kind) is not look.signal:
             return incident
-        if name.culprit != incident.culprit and self._sibling(incident, name):
-            site = Entity(EntityKind.SITE, site_of(name.culprit.name))
-            return replace(incident, culprit=site, evidence=replace(incident.evidence, role=""))
-        known = _own(incident, look) & look.bad
+        common = self._common(incident, found)
+        if common is not None:
+            return replace(incident, culprit=common, evidence=replace(incident.evidence, role=""))
         says_more = _outranks(name.kind, incident.kind)
         if name.culprit == incident.culprit:
             return replace(incident, kind=name.kind) if says_more else incident
-        better = (
-            known.any()
-            and suspect.ratio >= self._ratio(incident.culprit, look) + BETTER
-            and _share(known, own) >= self._part(incident)
-            and np.count_nonzero(own) >= np.count_nonzero(known)
-        )
-        network = name.kind is incident.kind is IncidentKind.DEGRADED_NETWORK
-        wider = network and _lies_within(incident.culprit, name.culprit)
-        if not (better or wider or (says_more and _akin(incident.culprit, name.culprit))):
-            return incident
-        evidence = replace(incident.evidence, role=_role(name, suspect))
-        return replace(incident, culprit=name.culprit, kind=name.kind, confidence=name.confidence, evidence=evidence)
+        within = lies_within(incident.culprit, name.culprit)
+        wider = within and name.kind is incident.kind is IncidentKind.DEGRADED_NETWORK
+        # What was put down to one culprit for long is not put down to another.
+        if wider or (self._young(incident) and (self._explains_more(incident, found) or (says_more and within))):
+            evidence = replace(incident.evidence, role=_role(name, found.suspect))
+            return replace(
+                incident, culprit=name.culprit, kind=name.kind, confidence=name.confidence, evidence=evidence
+            )
+        return replace(incident, kind=name.kind) if says_more and akin(incident.culprit, name.culprit) else incident
+
+    def _explains_more(self, incident: Incident, found: Found) -> bool:
+        """Whether a suspect has most of an incident's bad transfers and more, and explains them much better or is wider."""
+        look, own = found.look, found.own
+        known = look.roles.badly(incident, look.blame)
+        if (
+            not known.any()
+            or np.count_nonzero(own) < np.count_nonzero(known)
+            or _share(known, own) < self._part(incident)
+        ):
+            return False
+        if lies_within(incident.culprit, found.name.culprit):
+            return True
+        return found.suspect.ratio >= self._ratio(incident.culprit, look) + BETTER
 
     def _ratio(self, culprit: Entity, look: Look) -> float:
         """How well a culprit explains what is bad, in the role in which it does so best."""
@@ -297,7 +380,7 @@ class IncidentBook:
             if incident.closed_at is not None
             and self._age(incident.closed_at) <= REOPEN_S
             and signal_of(incident.kind) is signal_of(name.kind)
-            and _akin(incident.culprit, name.culprit)
+            and same_place(incident.culprit, name.culprit)
         ]
         if not lately:
             return None
@@ -306,9 +389,13 @@ class IncidentBook:
     def _close_recovered(self, look: Look) -> list[str]:
         closed = []
         for incident in self._of(look.signal):
-            late = _own(incident, look) & look.since(RECOVERED_S)
-            total, sick = int(late.sum()), int(look.bad[late].sum())
-            healthy = total >= RECOVERED_MIN and sick <= _as_usual(total, self._usually(incident, look))
+            own = look.roles.in_part_of(incident) & look.since(RECOVERED_S)
+            sick = own & look.roles.badly(incident, look.blame)
+            total, usual = int(own.sum()), self._usually(incident, look)
+            healthy = _healthy(own, sick, usual) or (
+                incident.culprit.kind in {EntityKind.SITE, EntityKind.FTS, EntityKind.RSE}
+                and _healthy(*_without_worst(own, sick, look.roles.codes["network"]), usual)
+            )
             unseen = look.at - incident.updated_at.timestamp() >= ABANDONED_S
             abandoned = total == 0 and unseen and not self._deaf(look.at)
             if abandoned or (healthy and look.at - incident.opened_at.timestamp() >= RECOVERED_S):
@@ -386,19 +473,24 @@ def _outranks(kind: IncidentKind, other: IncidentKind) -> bool:
     return _RANK.get(kind, 0) > _RANK.get(other, 0)
 
 
-def _as_usual(total: int, usual: float) -> float:
-    """The most bad ones among `total` transfers that are no news: two standard deviations above the usual share."""
-    return total * usual + 2.0 * math.sqrt(total * usual * (1.0 - usual))
+def _healthy(own: Flags, sick: Flags, usual: float) -> bool:
+    """Whether enough transfers say that no more are bad than two standard deviations above the usual share."""
+    total = np.count_nonzero(own)
+    most = total * usual + 2.0 * math.sqrt(total * usual * (1.0 - usual))
+    return bool(total >= RECOVERED_MIN and np.count_nonzero(sick) <= most)
+
+
+def _without_worst(own: Flags, sick: Flags, paths: npt.NDArray[np.int64]) -> tuple[Flags, Flags]:
+    """The same without the path on which most are bad: if all the others are well, that alone is ill."""
+    if not sick.any():
+        return own, sick
+    rest = paths != np.bincount(paths[sick]).argmax()
+    return own & rest, sick & rest
 
 
 def _role(name: Name, suspect: Suspect) -> str:
     """In which role the culprit is blamed."""
     return suspect.column if name.culprit == suspect.entity else name.culprit.kind.value
-
-
-def _own(incident: Incident, look: Look) -> Flags:
-    """Which of the members the culprit took part in, in the role that it is blamed for."""
-    return look.roles.in_part_of(incident)
 
 
 def _share(part: Flags, whole: Flags) -> float:
@@ -409,28 +501,6 @@ def _share(part: Flags, whole: Flags) -> float:
 
 def _age_order(incident: Incident) -> tuple[datetime, str]:
     return incident.opened_at, incident.id
-
-
-def _akin(one: Entity, other: Entity) -> bool:
-    """Whether one of the two lies within the other."""
-    return _lies_within(one, other) or _lies_within(other, one)
-
-
-def _lies_within(inner: Entity, outer: Entity) -> bool:
-    """Whether `outer` is the same, an end of the link, or the site or network of it."""
-    if inner == outer:
-        return True
-    paired = inner.kind in {EntityKind.LINK, EntityKind.NETWORK}
-    ends = [inner.link.source, inner.link.destination] if paired else [inner.name]
-    match outer.kind:
-        case EntityKind.RSE:
-            return outer.name in ends
-        case EntityKind.SITE:
-            return outer.name in {*ends, *map(site_of, ends)}
-        case EntityKind.NETWORK:
-            return inner.kind is EntityKind.LINK and outer.name == ">".join(map(site_of, ends))
-        case _:
-            return False
 
 
 def _merged(incident: Incident, into: Incident, at: float) -> Incident:

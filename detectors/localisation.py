@@ -169,6 +169,17 @@ class Roles:
         found: Floats = (both - np.bincount(self.codes[one][within], minlength=size)).astype(np.float64)
         return found
 
+    def sum(self, column: str, amounts: Floats) -> Floats:
+        """What each name of the column took part in, of an amount of each transfer."""
+        size, ends = len(self.known(column)), _EITHER.get(column, (column,))
+        found = np.zeros(size)
+        for end in ends:
+            found += np.bincount(self.codes[end], weights=amounts, minlength=size)
+        if len(ends) == 2:
+            one, other = (self.codes[end] for end in ends)
+            found -= np.bincount(one, weights=np.where(one == other, amounts, 0.0), minlength=size)
+        return found
+
     def touch(self, column: str, code: int) -> Flags:
         """Which of the transfers the name with that code took part in, in the column's role; shape (n,)."""
         found = np.zeros(len(self.codes["link"]), dtype=np.bool_)
@@ -193,6 +204,10 @@ class Roles:
         """Which of the transfers the incident's culprit took part in, in the role that it is blamed for; shape (n,)."""
         role = incident.evidence.role
         return self.of_name(role, incident.culprit.name) if role in COLUMNS else self.touched(incident.culprit)
+
+    def badly(self, incident: Incident, blame: Blame) -> Flags:
+        """Which of the transfers went bad in a way for which the culprit may be blamed, in its role; shape (n,)."""
+        return self.in_part_of(incident) & blame.of(incident.evidence.role)
 
 
 _VOCABULARY = {"source": "rse", "destination": "rse", "source_site": "site", "destination_site": "site"}

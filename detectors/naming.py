@@ -13,20 +13,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from detectors.localisation import Suspect, site_of
+from detectors.usual import Load
 from detectors.weather import Sky, Weather
 from detectors.window import Look
 from models.domain import Entity, EntityKind, IncidentKind
 
 ILL_SHARE = 0.6  # of the bad transfers whose path is measured
 PEERS, PEERS_SHARE = 3, 0.5  # paths of a site that are ill, before all of it is, and of those just measured
-PACE = 0.25  # of the transfers that are usual: a queue that is served at this pace is long, and no more
+MUCH = 5e9  # bytes: less than this times that makes nobody share
+# Of the transfers, or of the bytes, that are usual: a queue that is served at this pace is long, and no more.
+PACE, PACE_OF_BYTES = 0.25, 0.3
 TELLING = 1.5  # transfers that are expected, at least, before it says anything that none came
+DRAINED_LEAST = 5  # transfers, at least, to say by their bytes at which pace a queue is served
 DRAINED_SHARE = 0.35  # transfers that end while one is overdue, where what is usual is not known
 ENDED_LEAST = 5  # bad transfers that have ended, at least, to say by them alone whether they ran slowly
 ENDED_SHARE = 0.25  # of them
 # How many times as long as would be slow half of the slow ones ran: many that share what there is are a little slow, too.
 SLOWER, SLOWER_IF_ILL, FAR_SLOWER = 1.5, 1.15, 2.0
-BUSY = 2.5  # times the usual number of transfers: no wonder that they take longer
+BUSY, BUSY_IN_BYTES = 2.5, 4.0  # times the usual number of transfers, or of bytes: no wonder that they take longer
 WAITED_SHARE = 0.6  # of the bad transfers that ran no longer than usual, or have not ended
 
 
@@ -39,10 +43,10 @@ class Name:
     confidence: float
 
 
-def name_of(suspect: Suspect, look: Look, weather: Weather, *, expected: float | None) -> Name | None:
+def name_of(suspect: Suspect, look: Look, weather: Weather, *, expected: Load | None) -> Name | None:
     """Name a suspect as of the minute of the look; None if it is no more than a queue.
 
-    `expected` is how many transfers it has as a rule in a time as long as the look's; None where that is not known.
+    `expected` is what it moves as a rule in a time as long as the look's; None where that is not known.
     """
     if look.signal.failing:
         return Name(kind=IncidentKind.FAILING_TRANSFERS, culprit=suspect.entity, confidence=suspect.confidence)
@@ -68,7 +72,7 @@ def name_of(suspect: Suspect, look: Look, weather: Weather, *, expected: float |
         if _moves(suspect, look, int(np.count_nonzero(bad)), expected):
             return None
         return Name(kind=IncidentKind.STALLED_TRANSFERS, culprit=suspect.entity, confidence=suspect.confidence)
-    if times < SLOWER or (expected is not None and suspect.total > BUSY * max(expected, 1.0) and times < FAR_SLOWER):
+    if times < SLOWER or (times < FAR_SLOWER and _busy(suspect, look, expected)):
         return None
     path, onset = _path(suspect.entity), float(np.quantile(look.when[bad], 0.1))
     if path and weather.of(path, look.at, since=onset).sky is not Sky.WELL:
@@ -80,12 +84,26 @@ def name_of(suspect: Suspect, look: Look, weather: Weather, *, expected: float |
     return Name(kind=IncidentKind.SLOW_TRANSFERS, culprit=suspect.entity, confidence=suspect.confidence)
 
 
-def _moves(suspect: Suspect, look: Look, waiting: int, expected: float | None) -> bool:
+def _busy(suspect: Suspect, look: Look, expected: Load | None) -> bool:
+    """Whether it moves so much more than usual that its transfers have to share."""
+    if expected is None:
+        return False
+    drained = look.drained(suspect.column, suspect.entity.name)
+    return suspect.total > BUSY * max(expected.transfers, 1.0) or drained.bytes > BUSY_IN_BYTES * max(
+        expected.bytes, MUCH
+    )
+
+
+def _moves(suspect: Suspect, look: Look, waiting: int, expected: Load | None) -> bool:
     """Whether its queue is served about as fast as ever, and only long; or so little is usual that nobody can tell."""
     drained = look.drained(suspect.column, suspect.entity.name)
     if expected is None:
-        return drained >= DRAINED_SHARE * waiting
-    return expected < TELLING or drained >= PACE * expected
+        return drained.transfers >= DRAINED_SHARE * waiting
+    return (
+        expected.transfers < TELLING
+        or drained.transfers >= PACE * expected.transfers
+        or (drained.transfers >= DRAINED_LEAST and drained.bytes >= PACE_OF_BYTES * expected.bytes)
+    )
 
 
 def _ill(ill: Counter[str], weather: Weather, at: float) -> Entity:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from detectors.failures import is_timeout, sides
 from detectors.localisation import Blame, Roles
+from detectors.usual import Load
 from models.columns import Rows
 from models.domain import Entity, IncidentKind
 
@@ -22,7 +23,7 @@ Times = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
 
 WINDOW_S = 1800.0
-HISTORY_COLUMNS = ("source", "destination", "fts", "ended_at", "due_at", "failed", "slow", "reason")
+HISTORY_COLUMNS = ("source", "destination", "fts", "ended_at", "due_at", "failed", "slow", "reason", "bytes")
 _LARGE = 4096  # rows: what is left of a part with more of them is worth a copy
 _DTYPES: dict[str, type] = {
     "failed": np.bool_,
@@ -92,6 +93,12 @@ class Ends:
         if signal.failing:
             return ~self.timed_out & np.isfinite(self.ended), self.failed & ~self.timed_out
         return ~self.failed | self.timed_out, self.waited | self.slow | self.timed_out
+
+    def blame(self, signal: Signal) -> Blame:
+        """Who may be blamed for those that are bad. What is under way is only known to be overdue, whatever comes of it later."""
+        bad = self.split(signal)[1]
+        side = self.side if signal.failing else np.zeros(len(bad), dtype=np.int8)
+        return Blame(source=bad & (side != 2), destination=bad & (side != 1))
 
     @property
     def waited(self) -> Flags:
@@ -221,14 +228,20 @@ class Look:
         self.members = np.flatnonzero(takes_part & (when < at) & (when >= at - horizon))
         self.when = when[self.members]
         self.bad = bad[self.members]
-        # What is still under way at this minute is only known to be overdue, whatever comes of it later.
-        side = ends.side[self.members] if signal.failing else np.zeros(len(self.members), dtype=np.int8)
-        self.blame = Blame(source=self.bad & (side != 2), destination=self.bad & (side != 1))
+        self.blame = ends.blame(signal).take(self.members)
         self._ended = ends.ended[self.members]
         self._timed_out = ends.timed_out[self.members]
         self.ran_slow = (ends.slow | ends.timed_out)[self.members] & (self._ended < at)
         self._window = window
         self._own: dict[Entity, Flags] = {}
+
+    def before(self, seconds: float) -> Look:
+        """The same as it was so much earlier."""
+        return Look(self._window, self.signal, self.at - seconds, horizon=self.horizon)
+
+    def within(self, horizon: float) -> Look:
+        """The same of a shorter time."""
+        return Look(self._window, self.signal, self.at, horizon=horizon)
 
     @functools.cached_property
     def roles(self) -> Roles:
@@ -271,8 +284,9 @@ class Look:
         late: Flags = self.when >= self.at - seconds
         return late
 
-    def drained(self, column: str, name: str) -> int:
-        """How many transfers of that name in a column have ended well within the horizon, however late."""
+    def drained(self, column: str, name: str) -> Load:
+        """What of that name in a column has ended well within the horizon, however late."""
         ends = self._window.ends
         well = (ends.ended >= self.at - self.horizon) & (ends.ended < self.at) & ~ends.failed
-        return int(np.count_nonzero(well & self._window.roles.of_name(column, name)))
+        own = np.flatnonzero(well & self._window.roles.of_name(column, name))
+        return Load(len(own), float(np.nansum(self._window.numbers("bytes", own))))

@@ -14,7 +14,7 @@ import detectors.stalls
 import detectors.usual
 import detectors.weather
 from detectors.localisation import COLUMNS, Blame, Roles, bayes_factor, localise
-from detectors.usual import Usual
+from detectors.usual import Load, Usual
 
 SITES = ("A", "B", "C", "D")
 RSES = tuple(f"{site}_{space}" for site in SITES for space in ("DISK", "SCRATCH"))
@@ -108,14 +108,16 @@ def test_history_is_that_of_the_last_day_in_any_order(transfers):
     roles, bad = Roles.of(transfers), (transfers["source"] == "A_DISK").to_numpy()
     at = 1e9 + np.linspace(0, 3000.0, len(transfers))
     whole, parts = Usual(0.05), Usual(0.05)
-    whole.absorb(roles, bad, at)
+    size = np.full(len(transfers), 2e9)
+    whole.absorb(roles, bad, at, size)
     for rows in np.array_split(np.random.default_rng(2).permutation(len(transfers)), 7):
-        parts.absorb(roles.take(rows), bad[rows], at[rows])
+        parts.absorb(roles.take(rows), bad[rows], at[rows], size[rows])
     for later, sick in ((1e9 + 4000.0, True), (1e9 + 30 * 3600.0, False)):
         one, other = (usual.shares(roles, later) for usual in (whole, parts))
         for column in COLUMNS:
             assert np.array_equal(one[column], other[column])
         share = one["source"][list(roles.known("source")).index("A_DISK")]
         assert bool(share > 0.4) is sick
-    assert whole.load("source", "A_DISK", 1e9 + 4000.0) == pytest.approx(14.0)  # of two hours
+    assert whole.load("source", "A_DISK", 1e9 + 4000.0) == Load(14.0, 28e9)  # of two hours
+    assert whole.load("rse", "A_DISK", 1e9 + 4000.0) == Load(28.0, 56e9)  # in either role
     assert whole.load("source", "A_DISK", 1e9 + 30 * 3600.0) is None

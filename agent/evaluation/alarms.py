@@ -9,7 +9,7 @@ import pandas as pd
 
 from agent.evaluation.trial import Alarm
 from detectors.localisation import Roles
-from detectors.window import WINDOW_S, Ends, signal_of
+from detectors.window import FAILING, WINDOW_S, Ends, signal_of
 from models.domain import Incident
 
 HurtBy = Mapping[str, int]  # the fault that hurt a request, by its id
@@ -33,9 +33,9 @@ def anomalous_of(incidents: Sequence[Incident], observed: pd.DataFrame) -> list[
     roles, ends = Roles.of(observed), Ends.of(observed)
     requests, found = observed["request_id"].to_numpy(dtype=object), []
     for incident in incidents:
-        signal = signal_of(incident.kind)
-        bad, when = (ends.failed, ends.ended) if signal is None else (ends.split(signal)[1], ends.at(signal))
+        signal = signal_of(incident.kind) or FAILING
+        when = ends.at(signal)
         closed = np.inf if incident.closed_at is None else incident.closed_at.timestamp()
         lived = (when >= incident.opened_at.timestamp() - WINDOW_S) & (when < closed)
-        found.append(requests[roles.in_part_of(incident) & bad & lived].tolist())
+        found.append(requests[roles.badly(incident, ends.blame(signal)) & lived].tolist())
     return found
