@@ -44,6 +44,7 @@ STEP_S = 60.0
 SHORTER_S = (300.0, 900.0)  # what has just begun is clear in a short time, what is rare in the whole window
 RECOVERED_S = 900.0  # the culprit's transfers of this long must look healthy before an incident closes
 RECOVERED_MIN = 5  # of them, at least
+OTHERS_MIN = 20  # on other paths than the worst, at least, to say that only that one is ill still
 ABANDONED_S = 1800.0  # without any transfer of the culprit, nothing can be said any more
 REOPEN_S = 2700.0
 PART_OF_YOUNG = 0.5  # the same, as long as little is known of the incident
@@ -394,7 +395,7 @@ class IncidentBook:
             total, usual = int(own.sum()), self._usually(incident, look)
             healthy = _healthy(own, sick, usual) or (
                 incident.culprit.kind in {EntityKind.SITE, EntityKind.FTS, EntityKind.RSE}
-                and _healthy(*_without_worst(own, sick, look.roles.codes["network"]), usual)
+                and _healthy(*_without_worst(own, sick, look.roles.codes["network"]), usual, least=OTHERS_MIN)
             )
             unseen = look.at - incident.updated_at.timestamp() >= ABANDONED_S
             abandoned = total == 0 and unseen and not self._deaf(look.at)
@@ -473,11 +474,11 @@ def _outranks(kind: IncidentKind, other: IncidentKind) -> bool:
     return _RANK.get(kind, 0) > _RANK.get(other, 0)
 
 
-def _healthy(own: Flags, sick: Flags, usual: float) -> bool:
+def _healthy(own: Flags, sick: Flags, usual: float, *, least: int = RECOVERED_MIN) -> bool:
     """Whether enough transfers say that no more are bad than two standard deviations above the usual share."""
     total = np.count_nonzero(own)
     most = total * usual + 2.0 * math.sqrt(total * usual * (1.0 - usual))
-    return bool(total >= RECOVERED_MIN and np.count_nonzero(sick) <= most)
+    return bool(total >= least and np.count_nonzero(sick) <= most)
 
 
 def _without_worst(own: Flags, sick: Flags, paths: npt.NDArray[np.int64]) -> tuple[Flags, Flags]:

@@ -126,6 +126,16 @@ def test_a_site_is_well_again_though_one_path_is_not():
     assert all(str(one.culprit) != "site:A" for one in book.open)
 
 
+def test_an_end_is_not_well_because_a_few_go_well_elsewhere():
+    rows = transfers(4)
+    few = (rows["source"] == "A_DISK") & (rows.index % 4 != 0)
+    rows["destination"] = np.where(few, "B_DISK", rows["destination"])
+    sick = (rows["source"] == "A_DISK") & since(rows, 2)
+    well = sick & (rows["destination"] != "B_DISK") & since(rows, 2.5)
+    seen, book = lived(slow(rows, sick & ~well))
+    assert [one.id for one in book.open] == [seen[0].id]
+
+
 def test_who_is_heard_of_no_more_is_forgotten_and_found_again_under_the_same_id():
     rows = transfers(5)
     own = rows["source"] == "A_DISK"
