@@ -183,6 +183,10 @@ class Watch:
         told = pd.concat([requests, as_rows(submitted)], ignore_index=True) if len(submitted["due_at"]) else requests
         return Observation(observed=as_rows(observed), requests=told.fillna({"rule_id": ""}), changed=changed)
 
+    def overdue(self) -> pd.DataFrame:
+        """All that is under way and was due by now, with the columns of `detectors.stalls.UnderWay`."""
+        return self._under_way.overdue(0.0, self.book.until or 0.0)
+
     def _overdue(self, until: float) -> pd.DataFrame:
         """What is under way and was due by then, within what a minute's judgement looks back to.
 

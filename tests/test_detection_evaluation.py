@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 
 from agent.evaluation.alarms import anomalous_of
-from agent.evaluation.detection import RULES, Task, evaluate, rules_of, run, tasks_of
+from agent.evaluation.detection import RULES, Task, evaluate, in_time, rules_of, run, tasks_of
 from agent.evaluation.detection_report import report, table
 from agent.evaluation.kinds import RIGHT
 from agent.evaluation.loop import START
 from agent.evaluation.opint_rule import OpintRule, floor_of
 from agent.evaluation.seed_rule import SeedRule
 from agent.evaluation.sigma_rule import SigmaRule
+from agent.evaluation.standstill import Standstill
 from agent.evaluation.trial import Alarm, Hurt, Struck
 from agent.evaluation.verdicts import MEASURES, judge, summary
 from agent.evaluation.witness import struck
 from models.domain import ConfigError, Entity, Evidence, Incident, IncidentKind
 from simulator.faults import FaultKind
+from simulator.records import request_ids
 from simulator.scenario import load, parse
 from simulator.world import World
 from tests.command import gridmedic, refused
@@ -61,7 +63,7 @@ def hurt(**by_fault):
     )
 
 
-def verdict(*alarms, faults=None, hurts=None, days=1.0, flagged_share=None, seed=1):
+def verdict(*alarms, faults=None, hurts=None, days=1.0, flagged_share=None, seed=1, stalls=None):
     return judge(
         alarms,
         faults=(fault(),) if faults is None else faults,
@@ -71,6 +73,7 @@ def verdict(*alarms, faults=None, hurts=None, days=1.0, flagged_share=None, seed
         seed=seed,
         days=days,
         flagged_share=flagged_share,
+        stalls=stalls,
     )
 
 
@@ -116,6 +119,7 @@ class TestJudging:
             "right_culprit": 0.0,
             "right_kind": 1.0,
             "minutes_to_detect": 5.0,
+            "stalls_found_in_time": None,
             "false_incidents_per_day": 2.0,
             "flagged_share": None,
         }
@@ -167,10 +171,59 @@ class TestJudging:
         assert (slow["recall"], slow["precision"], slow["false_incidents_per_day"]) == (1.0, 0.5, 1.0)
         assert (dark["recall"], dark["precision"], dark["false_incidents_per_day"]) == (0.0, None, 0.0)
 
+    def test_stalls_count_each_by_itself_where_their_fault_is_sought(self):
+        faults, hurts = (fault(), fault(1, "fts-stalled"), fault(2)), hurt(f0=20, f1=20, f2=5)
+        found = verdict(faults=faults, hurts=hurts, stalls={0: [True], 1: [True, False, True], 2: [False] * 5})
+        assert summary([found])["stalls_found_in_time"]["n"] == 4
+        assert means(found)["stalls_found_in_time"] == 0.75
+        assert means(found.of("fts-stalled"))["stalls_found_in_time"] == pytest.approx(2 / 3)
+
+    def test_who_does_not_look_at_what_is_under_way_finds_no_stalls_and_misses_none(self):
+        assert summary([verdict(alarm(HOUR + 600, f0=10))])["stalls_found_in_time"]["n"] == 0
+
     def test_the_interval_is_over_worlds(self):
         runs = [verdict(alarm(HOUR + 600, f0=10), seed=1), verdict(seed=2), verdict(seed=3)]
         recall = summary(runs)["recall"]
         assert recall == {"mean": pytest.approx(1 / 3), "low": 0.0, "high": 1.0, "n": 3}
+
+
+def test_a_stall_is_found_in_time_if_it_is_known_before_its_timeout():
+    began = START.timestamp()
+    since = {"early": began + 599.0, "late": began + 600.0, "well": began}
+    timeouts = {"early": 600.0, "late": 600.0, "never": 600.0, "nobody's": 600.0}
+    hurt_by = {"early": 3, "late": 3, "never": 4, "well": 4}
+    assert in_time(since, timeouts, hurt_by) == {3: [True, False], 4: [False]}
+
+
+def test_what_stands_still_has_not_ended_when_its_timeout_is_over():
+    scenario = parse(
+        {
+            "grid": {"sites": 4},
+            "load": {"transfers_per_day": 20_000},
+            "faults": [
+                {"kind": "fts-stalled", "culprit": "fts:any", "start": "30m", "duration": "2h", "strength": 0.0}
+            ],
+        },
+        "stalled",
+    )
+    world = World(scenario, seed=1, start=START)
+    still, ended = Standstill(world), {}
+    for hour in (1, 2, 3, 4):
+        if hour == 3:
+            midway = still.timeouts()
+        records = world.advance(START + timedelta(hours=hour)).ended
+        still.see(records)
+        took = dict(zip(request_ids(world.draws, records["file"], records["tries"]).to_pylist(), records, strict=True))
+        ended |= took
+    assert len(midway) > 100
+    assert set(midway) <= set(still.timeouts())  # what was under way stays what it was, however it ends
+    for request, timeout in still.timeouts().items():
+        if request in ended:
+            record = ended[request]
+            assert timeout == pytest.approx(record["submitted"] + 600 + 2 * record["bytes"] / 2**20)
+            assert timeout < record["ended"]
+    quick = [request for request, record in ended.items() if record["ended"] - record["submitted"] < 600]
+    assert not set(quick) & set(still.timeouts())
 
 
 def test_a_site_with_one_storage_element_equals_it():
@@ -350,6 +403,10 @@ def test_every_rule_reads_the_stream(verdicts):
     assert agent.sought[0].right_culprit
     assert agent.sought[0].right_kind
     assert all(sought.minutes_to_detect < 40 for sought in agent.sought)
+    assert not any(sought.stalls for one in verdicts[1:] for sought in one.sought)
+    slow = agent.sought[1].stalls
+    assert len(slow) > 20
+    assert sum(slow) >= 0.5 * len(slow)
 
 
 def test_the_report_is_finite_and_complete(verdicts):

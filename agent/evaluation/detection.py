@@ -24,6 +24,7 @@ from agent.evaluation.opint_rule import OpintRule, floor_of
 from agent.evaluation.options import listed
 from agent.evaluation.seed_rule import SeedRule
 from agent.evaluation.sigma_rule import SigmaRule
+from agent.evaluation.standstill import Standstill
 from agent.evaluation.verdicts import Verdict, judge
 from agent.evaluation.witness import Witness, struck
 from agent.evaluation.workers import Steps, advanced, pool
@@ -108,7 +109,7 @@ def run(task: Task) -> list[Verdict]:
     """Live one world in this process; return what each rule made of it."""
     gc.collect()  # an agent and its ledger hold each other: the run before would stay beside this one
     world = World(task.scenario, seed=task.seed, start=START)
-    well, witness, end = twin(world), Witness(world), START + timedelta(days=task.days)
+    well, witness, still, end = twin(world), Witness(world), Standstill(world), START + timedelta(days=task.days)
     rules = {name: _rule(name, task.scenario) for name in task.rules if name != AGENT}
     transfers = 0
     with closing(Lookout(calendar_of(world))) as lookout:
@@ -117,25 +118,34 @@ def run(task: Task) -> list[Verdict]:
             emitted = world.advance(now)
             transfers += len(emitted.ended)
             witness.see(emitted.ended, well.advance(now).ended, until=world.clock)
+            still.see(emitted.ended)
             events, readings = world.documents.frame(emitted.events), world.probes.frame(emitted.measurements)
             observed = lookout.look(events, readings, now)
             for rule in rules.values() if len(observed) else ():
                 rule.look(observed, now)
             advanced((now - before) / _DAY)
     lookers: dict[str, Looker] = {name: rules.get(name) or lookout for name in task.rules}
-    return _judged(task, lookers, world, witness, transfers)
+    return _judged(task, lookers, world, witness, still.timeouts(), transfers)
 
 
-def _judged(task: Task, lookers: Mapping[str, Looker], world: World, witness: Witness, transfers: int) -> list[Verdict]:
-    """What each of them made of the world, in which so many transfers ended."""
+def _judged(
+    task: Task,
+    lookers: Mapping[str, Looker],
+    world: World,
+    witness: Witness,
+    timeouts: Mapping[str, float],
+    transfers: int,
+) -> list[Verdict]:
+    """What each of them made of the world, in which so many transfers ended, and of the requests that stood still."""
     faults, (hurt, hurt_by) = struck(world), witness.hurt()
     unhurt = transfers - int(np.count_nonzero(hurt.ended < world.clock))
     verdicts = []
     for name, looker in lookers.items():
+        cases = looker.cases
         alarms = [
-            alarm_of(case.incident, (case.opened - START).total_seconds(), case.flagged, hurt_by)
-            for case in looker.cases
+            alarm_of(case.incident, (case.opened - START).total_seconds(), case.flagged, hurt_by) for case in cases
         ]
+        stalls = in_time(looker.overdue_in(cases), timeouts, hurt_by) if isinstance(looker, Lookout) else None
         wrongly = sum(request not in hurt_by for request in set(looker.flagged))
         verdicts.append(
             judge(
@@ -147,9 +157,25 @@ def _judged(task: Task, lookers: Mapping[str, Looker], world: World, witness: Wi
                 seed=task.seed,
                 days=task.days,
                 flagged_share=wrongly / unhurt if unhurt else None,
+                stalls=stalls,
             )
         )
     return verdicts
+
+
+def in_time(
+    since: Mapping[str, float], timeouts: Mapping[str, float], hurt_by: Mapping[str, int]
+) -> dict[int, list[bool]]:
+    """By the number of the fault that hurt it, whether each request that stood still was known before its timeout.
+
+    `since` are seconds since 1970 at which requests were known, `timeouts` those after the world's start at which theirs were over.
+    """
+    found: dict[int, list[bool]] = {}
+    for request, timeout in timeouts.items():
+        if request in hurt_by:
+            known = since.get(request, np.inf) - START.timestamp()
+            found.setdefault(hurt_by[request], []).append(known < timeout)
+    return found
 
 
 def _rule(name: str, scenario: Scenario) -> Rule:

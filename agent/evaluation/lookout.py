@@ -53,13 +53,14 @@ class Lookout:
         ledger = ScratchLedger.in_memory()
         self._stack.callback(ledger.close)
         self._events, self._readings = Feed("events", empty_events()), Feed("measurements", empty_readings())
+        self._eyes = watch(default_model(), SiteMap(), config.Config().detection.alarm_budget)
         self._agent = build(
             self._stack,
             ledger=ledger,
             catalog=Catalog.load([]),
             events=[self._events],
             measurements=[self._readings],
-            eyes=watch(default_model(), SiteMap(), config.Config().detection.alarm_budget),
+            eyes=self._eyes,
             executor=ChildProcess(),
             limits=Limits(),
             page=_ALL,
@@ -90,12 +91,30 @@ class Lookout:
     def cases(self) -> list[Case]:
         """Every incident, opened at the pass in which it was first known, as it stands now."""
         incidents = list(self._incidents.values())
-        bad = pd.concat(self._bad, ignore_index=True) if self._bad else pd.DataFrame()
-        anomalous = anomalous_of(incidents, bad)
+        anomalous = anomalous_of(incidents, self._went_badly())
         return [
             Case(incident=incident, opened=self._opened[incident.id], flagged=requests)
             for incident, requests in zip(incidents, anomalous, strict=True)
         ]
+
+    def overdue_in(self, cases: Sequence[Case]) -> dict[str, float]:
+        """Since when each of these incidents' transfers that was overdue was known to be one of them, in seconds since 1970: once it
+        was overdue, and the first incident known.
+        """
+        bad, since = self._went_badly(), dict[str, float]()
+        late = bad[bad["due_at"] < bad["ended_at"]] if len(bad) else bad
+        due = dict(zip(late["request_id"], late["due_at"], strict=True)) if len(late) else {}
+        for case in sorted(cases, key=lambda case: case.opened):
+            for request in case.flagged:
+                if request in due:
+                    since.setdefault(request, max(due[request], case.opened.timestamp()))
+        return since
+
+    def _went_badly(self) -> pd.DataFrame:
+        """Transfers that ended badly, and those that are under way and overdue."""
+        waiting = self._eyes.overdue().assign(ended_at=np.inf, failed=False, slow=False, reason="")
+        parts = [*self._bad, waiting.loc[:, list(_KEPT)]]
+        return pd.concat([part for part in parts if len(part)] or [pd.DataFrame()], ignore_index=True)
 
     def close(self) -> None:
         self._stack.close()

@@ -23,6 +23,9 @@ class Sought:
     hurt: int  # transfers
     alarm: Alarm | None
     minutes_to_detect: float  # infinite for a miss
+    stalls: tuple[
+        bool, ...
+    ] = ()  # of each transfer that it stalled, whether that was found in time; empty if nobody looked
 
     @property
     def right_culprit(self) -> bool:
@@ -76,15 +79,28 @@ def judge(
     seed: int,
     days: float,
     flagged_share: float | None,
+    stalls: Mapping[int, Sequence[bool]] | None = None,
 ) -> Verdict:
-    """Hold the incidents of a rule against what truly was wrong."""
+    """Hold the incidents of a rule against what truly was wrong.
+
+    `stalls` says by the number of a fault whether each transfer that it stalled was found in time; None: the rule does not look
+    at what is under way.
+    """
     found, kinds = matched(alarms, faults), {fault.number: fault.kind for fault in faults}
     right = {id(alarm) for alarm in found.values()}
     sought = []
     for fault in eligible(faults, hurt):
         own, alarm = hurt.of(fault.number), found.get(fault.number)
         minutes = minutes_to_detect(alarm, fault, own)
-        sought.append(Sought(fault=fault, hurt=own.transfers, alarm=alarm, minutes_to_detect=minutes))
+        sought.append(
+            Sought(
+                fault=fault,
+                hurt=own.transfers,
+                alarm=alarm,
+                minutes_to_detect=minutes,
+                stalls=tuple((stalls or {}).get(fault.number, ())),
+            )
+        )
     raised = [
         Raised(matches=id(alarm) in right, cause=kinds[alarm.causes[0]] if alarm.causes else "") for alarm in alarms
     ]
@@ -110,6 +126,7 @@ _MEASURES: Final[Mapping[str, tuple[Callable[[Verdict], Sequence[float]], Callab
     "right_culprit": (lambda run: [one.right_culprit for one in run.sought], np.mean),
     "right_kind": (lambda run: [one.right_kind for one in run.sought], np.mean),
     "minutes_to_detect": (lambda run: [one.minutes_to_detect for one in run.sought], np.median),
+    "stalls_found_in_time": (lambda run: [found for one in run.sought for found in one.stalls], np.mean),
     "false_incidents_per_day": (lambda run: [sum(not one.matches for one in run.raised) / run.days], np.mean),
     "flagged_share": (lambda run: [] if run.flagged_share is None else [run.flagged_share], np.mean),
 }
