@@ -43,7 +43,7 @@ from remedies.policy import Limits
 from remedies.runner import Runner
 from storage.ledger import Ledger
 
-REPLAY_PAGE = 2_000  # events of one pass: a threshold learns from a page after it has judged it
+REPLAY_PAGE = 2_000  # events of one pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

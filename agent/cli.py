@@ -159,7 +159,7 @@ def incidents(config_path: Path | None, *, everything: bool) -> None:
     ledger = Ledger.open(_load(config_path).ledger_url)
     with ledger.begin(write=False) as tx:
         found = tx.incidents(status=None if everything else IncidentStatus.OPEN, limit=200)
-    click.echo(incident_table(found))
+    click.echo(incident_table(found) or ("no incident is known" if everything else "no incident is open"))
 
 
 @commands.command()

@@ -1,7 +1,7 @@
 """`gridmedic explain`: why a transfer was judged as it was, by what the ledger keeps.
 
-A transfer that the ledger has is judged by the transfers that came before it, and by what perfSONAR had said when it started: as the daemon did,
-but for those of its own pass. Another one, given as a document, is judged as if it came next.
+A transfer that the ledger has is judged by the transfers that came before it, and by what perfSONAR had said when it started, as the daemon
+did. Another one, given as a document, is judged as if it came next.
 """
 
 from __future__ import annotations

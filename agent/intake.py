@@ -72,12 +72,18 @@ def document_time(events: pd.DataFrame) -> npt.NDArray[np.float64]:
     return np.where(np.isnan(known), queued, known)
 
 
+def ended_flags(events: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Which of the events say that a transfer ended, and when; shape (n,)."""
+    kinds = events["type"].to_numpy(dtype=object)
+    ended: npt.NDArray[np.bool_] = are_among(kinds, FINISHED + FAILED) & events["ended_at"].notna().to_numpy()
+    return ended
+
+
 def ended_columns(
     events: pd.DataFrame, rules: Callable[[Words], Words], classes: Callable[[Words], Words]
 ) -> dict[str, npt.NDArray[Any]]:
     """Columns of the transfers that ended, in stream order; `rules` finds requests' rules, `classes` the classes of errors."""
-    kinds = events["type"].to_numpy(dtype=object)
-    places = np.flatnonzero(are_among(kinds, FINISHED + FAILED) & events["ended_at"].notna().to_numpy())
+    kinds, places = events["type"].to_numpy(dtype=object), np.flatnonzero(ended_flags(events))
     rows = {
         name: events[name].to_numpy(np.float64 if name in NUMBER_COLUMNS else object)[places] for name in ENDED_COLUMNS
     }

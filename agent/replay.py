@@ -133,7 +133,8 @@ def table(result: Mapping[str, Any]) -> str:
         f"speed      {result['events_per_second']:.0f} events/s",
     ]
     if events["scored"]:
-        lines += [f"flagged    {result['flagged_share']:.2%} of the scored", ""]
+        flagged = round(result["flagged_share"] * events["scored"])
+        lines += [f"flagged    {flagged} of {events['scored']} scored ({result['flagged_share']:.2%})", ""]
         lines += measures_table(result["forecast"])
     lines += ["", f"incidents  {len(result['incidents'])}"]
     for incident in result["incidents"]:

@@ -18,21 +18,27 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from agent.intake import Words, as_rows, document_time, ended_columns, given_up, submitted_columns
+from agent.intake import Words, as_rows, document_time, ended_columns, ended_flags, given_up, submitted_columns
 from detectors.covers import Covers
 from detectors.failures import error_classes
-from detectors.incidents import IncidentBook
+from detectors.incidents import STEP_S, IncidentBook
 from detectors.stalls import Patience, UnderWay
-from detectors.threshold import DynamicThreshold
+from detectors.threshold import BLOCK, DynamicThreshold
 from detectors.weather import Weather
 from detectors.window import WINDOW_S
 from models.domain import Incident
 from models.drift import FORECAST, Drift
 from models.forecaster import Forecaster
-from models.measurements import PATH_COLUMNS, Paths
+from models.measurements import PATH_COLUMNS, STANDING_COLUMNS, Paths
 
+Columns = dict[str, npt.NDArray[Any]]
+Flags = npt.NDArray[np.bool_]
 QUANTILE_COLUMNS = FORECAST
 KEPT_REQUESTS = 262_144
+HEARD_S = (
+    50.0  # a minute is judged once a document of so much later has come: what ended is told of up to a minute late
+)
+_PASSING = frozenset(STANDING_COLUMNS) - frozenset(PATH_COLUMNS)  # what is judged by and not kept
 VERSION_LENGTH = 12  # digits of the weights' hash that tell versions apart in the rows
 
 
@@ -138,14 +144,21 @@ class Watch:
             self.measure(readings)
         if len(requests):
             self._rules.absorb(requests[requests["rule_id"] != ""])
-            if "due_at" in requests:
-                over = requests["request_id"].isin(observed["request_id"]) if len(observed) else False
-                self._under_way.add(requests[requests["due_at"].notna() & ~over])
+        self._under_way_again(observed, requests)
         if len(observed):
             self._absorb(observed)
         self.book.reset(
             incidents=incidents, observed=observed if len(observed) else None, until=until, covers=self.covers
         )
+
+    def _under_way_again(self, observed: pd.DataFrame, requests: pd.DataFrame) -> None:
+        """What was submitted and has not ended, and what ended before its submission was heard of."""
+        ended = observed["request_id"] if len(observed) else pd.Series([], dtype="str")
+        submitted = requests.loc[requests["due_at"].notna()] if "due_at" in requests else None
+        if submitted is not None:
+            self._under_way.add(submitted.loc[~submitted["request_id"].isin(ended)])
+            ended = ended[~ended.isin(submitted["request_id"])]
+        self._under_way.end(ended.to_numpy(dtype=object))
 
     def _absorb(self, observed: pd.DataFrame) -> None:
         own = forecast_by(self._forecaster, observed)
@@ -159,29 +172,81 @@ class Watch:
         self._weather.absorb(self._paths.locate(readings))
 
     def observe(self, events: pd.DataFrame, now: datetime) -> Observation:
-        """Score what ended, in stream order, and judge incidents up to the newest document, but not beyond `now`."""
+        """Score what ended, in stream order, and judge incidents by what came, but not beyond `now`.
+
+        Each part of the events is judged by what all before it has taught, so that it does not matter how they were cut into polls.
+        """
         queued = np.flatnonzero(events["rule_id"] != "")
-        requests = events[["request_id", "rule_id"]].take(queued).reset_index(drop=True)
-        self._rules.absorb(requests)
+        requests = [events[["request_id", "rule_id"]].take(queued)]
+        self._rules.absorb(requests[0])
+        ended, flags = self._forecast(events), ended_flags(events)
+        place, observed, changed = 0, [], dict[str, Incident]()
+        for first, last, until in self._parts(events, flags, now):
+            changed |= {incident.id: incident for incident in self._judge(until)}
+            part, begin = events.iloc[first:last], place
+            place += int(np.count_nonzero(flags[first:last]))
+            submitted = self._submit(part)
+            if len(submitted["due_at"]):
+                requests.append(as_rows(submitted))
+            if place > begin:
+                observed.append(self._end({name: values[begin:place] for name, values in ended.items()}, until))
+        return Observation(
+            observed=as_rows({name: np.concatenate([part[name] for part in observed]) for name in observed[0]})
+            if observed
+            else pd.DataFrame(),
+            requests=pd.concat(requests, ignore_index=True).fillna({"rule_id": ""}),
+            changed=list(changed.values()),
+        )
+
+    def _parts(self, events: pd.DataFrame, ended: Flags, now: datetime) -> list[tuple[int, int, float]]:
+        """Where a part of the events begins and ends, and up to when incidents are to be judged before it.
+
+        A part begins where a minute can be judged that could not before, and where limits have been made anew.
+        """
+        # One clock that is ahead must not make the book judge a time that most transfers have not reached.
+        newest = np.minimum(np.fmax.accumulate(document_time(events)), now.timestamp()) - HEARD_S
+        until = np.fmax(newest, -np.inf if self.book.until is None else self.book.until)
+        learned = (self._threshold.waiting + np.cumsum(ended)) // BLOCK
+        begins = np.ones(len(events), dtype=np.bool_)
+        begins[1:] = np.floor(until[1:] / STEP_S) > np.floor(until[:-1] / STEP_S)
+        begins[1:] |= learned[:-1] > np.append(0, learned[:-2])
+        first = np.flatnonzero(begins)
+        return list(zip(first.tolist(), [*first[1:].tolist(), len(events)], until[first].tolist(), strict=True))
+
+    def _judge(self, until: float) -> list[Incident]:
+        """Judge minutes up to that time by what came so far."""
+        if not np.isfinite(until):
+            return []
+        overdue = self._overdue(until)
+        return self.book.advance(None, until=until, overdue=overdue, covers=self.covers, deaf=self.deaf)
+
+    def _submit(self, events: pd.DataFrame) -> Columns:
+        """Take note of what is under way and what never will be; return rows of what was submitted."""
         submitted = submitted_columns(events)
         submitted["due_at"] = self._patience.due(submitted)
         self._under_way.add(submitted)
         self._under_way.end(given_up(events))
-        ended = ended_columns(events, self._rules.rules, error_classes)
-        ended["due_at"] = self._under_way.end(ended["request_id"])
-        observed = self._scored(ended)
-        # One clock that is ahead must not make the book judge a time that most transfers have not reached.
-        newest = min(float(np.fmax.reduce(document_time(events))), now.timestamp())
-        until = max(newest, self.book.until or 0.0)
-        overdue = self._overdue(until)
-        changed = self.book.advance(observed, until=until, overdue=overdue, covers=self.covers, deaf=self.deaf)
-        scored = ~np.isnan(observed["q50"])
-        observed["calibrates"] = ~observed["failed"] & scored & ~self.book.blamed(observed, self.covers)
+        return submitted
+
+    def _end(self, ended: Columns, until: float) -> Columns:
+        """Judge what ended, and learn from it."""
+        due = self._under_way.end(ended["request_id"])
+        ended["due_at"] = np.where(np.isnan(due), self._patience.due_unseen(ended), due)
+        verdicts = self._threshold.judge(ended)
+        done = ~ended["failed"]
+        observed = {name: values for name, values in ended.items() if name not in _PASSING} | {
+            "threshold_s": verdicts.threshold_s,
+            "slow_s": verdicts.slow_s,
+            "flagged": verdicts.flagged & done,
+            "slow": verdicts.slow & done,
+            "calibrates": done & ~np.isnan(ended["q50"]) & ~self.book.blamed(ended, self.covers),
+            "model": np.full(len(done), self._version, dtype=object),
+        }
+        self.book.advance(observed, until=until, covers=self.covers, deaf=self.deaf)
         self._threshold.absorb(observed)
         self._patience.absorb(observed)
         self.drift.absorb(observed)
-        told = pd.concat([requests, as_rows(submitted)], ignore_index=True) if len(submitted["due_at"]) else requests
-        return Observation(observed=as_rows(observed), requests=told.fillna({"rule_id": ""}), changed=changed)
+        return observed
 
     def overdue(self) -> pd.DataFrame:
         """All that is under way and was due by now, with the columns of `detectors.stalls.UnderWay`."""
@@ -197,17 +262,9 @@ class Watch:
         overdue = self._under_way.overdue((self.book.until or until) - WINDOW_S, until)
         return overdue.assign(rule_id=self._rules.rules(overdue["request_id"].to_numpy(dtype=object)))
 
-    def _scored(self, ended: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        standing = self._paths.standing(ended)
-        ended |= {name: standing[name] for name in PATH_COLUMNS}
+    def _forecast(self, events: pd.DataFrame) -> Columns:
+        """What ended, with what was known of its path and what was forecast when it started."""
+        ended: Columns = ended_columns(events, self._rules.rules, error_classes)
+        ended |= self._paths.standing(ended)
         quantiles = self._forecaster.score(ended)
-        observed = ended | {name: quantiles[:, place].copy() for place, name in enumerate(QUANTILE_COLUMNS)}
-        verdicts = self._threshold.judge(observed | standing)
-        done = ~ended["failed"]
-        return observed | {
-            "threshold_s": verdicts.threshold_s,
-            "slow_s": verdicts.slow_s,
-            "flagged": verdicts.flagged & done,
-            "slow": verdicts.slow & done,
-            "model": np.full(len(done), self._version, dtype=object),
-        }
+        return ended | {name: quantiles[:, place].copy() for place, name in enumerate(QUANTILE_COLUMNS)}

@@ -111,7 +111,7 @@ class IncidentBook:
 
     def advance(
         self,
-        observed: Rows,
+        observed: Rows | None,
         *,
         until: float,
         overdue: pd.DataFrame = NO_ROWS,
@@ -124,7 +124,8 @@ class IncidentBook:
         `covers` cover is evidence against nobody, and nothing is over because nothing was heard of when we were `deaf`.
         """
         self._deaf = deaf
-        self._recent.add(_uncovered(observed, covers))
+        if observed is not None:
+            self._recent.add(_uncovered(observed, covers))
         overdue = overdue[~_covered(overdue, covers, np.full(len(overdue), until))] if len(overdue) else overdue
         if self._until is None:
             first = float(self._recent.column("ended_at", np.float64).min(initial=until))

@@ -22,8 +22,10 @@ EXPECTED_S, EXPECTED_SPREAD = 120.0, 1.2  # from submission to end, before anyth
 LEAST_SPREAD: Final = 0.1
 LEAST_S, LEAST_RATIO = 120.0, 2.0  # nobody is late by less than this, nor by less than this times what was expected
 LONGEST: Final = 14.0  # log seconds: beyond a fortnight they say nothing more
-BLOCK: Final = 256  # transfers that are learned from at once
+BLOCK: Final = 256  # transfers after which limits are made anew
 MOST_UNDER_WAY: Final = 262_144
+MOST_OVER: Final = 65_536  # requests of which it is remembered that they ended before their submission was heard of
+UNSEEN_S: Final = 1.0
 
 UNDER_WAY_COLUMNS: Final = (
     "request_id",
@@ -60,20 +62,31 @@ class Patience:
         due: Floats = at + np.maximum.reduce([patience, expected + LEAST_S, LEAST_RATIO * expected])
         return due
 
+    def due_unseen(self, ended: Rows) -> Floats:
+        """The same of transfers that have ended and were never seen under way, by when they say that they were submitted.
+
+        Those that were overdue are so from just before their end: nobody knew of them before. NaN where a row does not say.
+        """
+        due, end = self.due(ended), np.asarray(ended["ended_at"], dtype=np.float64)
+        found: Floats = np.where(due < end, np.maximum(due, end - UNSEEN_S), due)
+        return found
+
     def absorb(self, observed: Rows) -> None:
-        """Learn from the observed rows that calibrate, in whole blocks, so that it does not matter how they were cut."""
-        took = np.asarray(observed["ended_at"], np.float64) - np.asarray(observed["submitted_at"], np.float64)
-        usable = np.flatnonzero(np.asarray(observed["calibrates"], dtype=np.bool_) & (took >= 0))
+        """Learn from the observed rows that calibrate, in the same blocks as `detectors.threshold`."""
         texts = ("source", "destination")
-        rows = {name: np.asarray(observed[name], object if name in texts else np.float64)[usable] for name in _LEARNED}
+        rows = {name: np.asarray(observed[name], object if name in texts else np.float64) for name in _LEARNED}
+        calibrates = np.asarray(observed["calibrates"], dtype=np.bool_)
+        rows["usable"] = calibrates & (rows["ended_at"] - rows["submitted_at"] >= 0)
         self._waiting.append(rows)
         count = sum(len(part["bytes"]) for part in self._waiting)
         if count < BLOCK:
             return
-        waiting = {name: np.concatenate([part[name] for part in self._waiting]) for name in _LEARNED}
+        waiting = {name: np.concatenate([part[name] for part in self._waiting]) for name in rows}
         whole = count - count % BLOCK
         for start in range(0, whole, BLOCK):
-            self._absorb_block({name: values[start : start + BLOCK] for name, values in waiting.items()})
+            usable = start + np.flatnonzero(waiting["usable"][start : start + BLOCK])
+            if len(usable):
+                self._absorb_block({name: waiting[name][usable] for name in _LEARNED})
         self._waiting = [{name: values[whole:] for name, values in waiting.items()}]
 
     def _absorb_block(self, rows: Rows) -> None:
@@ -116,18 +129,23 @@ class UnderWay:
 
     def reset(self) -> None:
         self._rows: dict[str, tuple[Any, ...]] = {}
+        self._over: dict[str, None] = {}
 
     def add(self, submitted: Rows) -> None:
-        """Take note of rows with `UNDER_WAY_COLUMNS`."""
+        """Take note of rows with `UNDER_WAY_COLUMNS`, but of those that are known to have ended."""
         columns = [np.asarray(submitted[name]).tolist() for name in UNDER_WAY_COLUMNS]
         for row in zip(*columns, strict=True):
-            self._rows[row[0]] = row
+            if row[0] not in self._over:
+                self._rows[row[0]] = row
         while len(self._rows) > MOST_UNDER_WAY:
             del self._rows[next(iter(self._rows))]
 
     def end(self, request_ids: npt.NDArray[np.object_]) -> Floats:
         """They have ended; return when each was due, NaN where its submission was not seen. Shape (n,)."""
         rows = [self._rows.pop(request, None) for request in request_ids]
+        self._over |= {request: None for request, row in zip(request_ids, rows, strict=True) if row is None}
+        while len(self._over) > MOST_OVER:
+            del self._over[next(iter(self._over))]
         return np.array([np.nan if row is None else row[-1] for row in rows], dtype=np.float64)
 
     def overdue(self, since: float, until: float) -> pd.DataFrame:

@@ -51,7 +51,7 @@ SCALE_FLOOR: Final = 0.08  # in log seconds: whole seconds cannot be told apart 
 WORTH_S: Final = 60.0  # nobody is called for less than this above the median ...
 WORTH_RATIO: Final = 1.5  # ... nor for less than this times the median
 SLOW_WORTH_S: Final = 15.0
-BLOCK: Final = 256  # transfers that are learned from at once
+BLOCK: Final = 256  # transfers after which limits are made anew
 
 _CALIBRATION = ("source", "destination", "bytes", "started_at", "ended_at", "q50", "q95")
 _SIZE_EDGES = np.log(10.0 ** np.arange(4.0, 10.6, 0.5))  # of classes of sizes, bytes
@@ -80,7 +80,7 @@ class _Batch:
     median: Floats  # of the forecast
     scale: Floats  # of the forecast
 
-    def __getitem__(self, rows: slice) -> _Batch:
+    def __getitem__(self, rows: Ints) -> _Batch:
         at = Places(source=self.at.source[rows], destination=self.at.destination[rows], link=self.at.link[rows])
         return _Batch(
             at=at, size=self.size[rows], took=self.took[rows], median=self.median[rows], scale=self.scale[rows]
@@ -135,6 +135,7 @@ class DynamicThreshold:
         self._forecast, self._norm, self._sizes = Scale(), Scale(), Group()
         self._scores, self._levelled, self._tails = Quantiles(), Quantiles(), Tails()
         self._waiting: list[Columns] = []
+        self.waiting = 0  # rows since limits were last made anew
         self._set_limits()
 
     def judge(self, done: Rows) -> Verdicts:
@@ -220,18 +221,24 @@ class DynamicThreshold:
         return forecast, norm
 
     def absorb(self, observed: Rows) -> None:
-        """Learn from the observed rows that calibrate, in whole blocks, so that it does not matter how they were cut."""
+        """Learn from the observed rows that calibrate, in whole blocks, so that it does not matter how they were cut.
+
+        A block is of so many rows whether they calibrate or not: where it ends must not depend on what is said of them.
+        """
         usable = np.asarray(observed["calibrates"], dtype=np.bool_) & ~np.isnan(np.asarray(observed["q50"], np.float64))
-        self._waiting.append(_columns(observed, np.flatnonzero(usable)))
-        count = sum(len(rows["q50"]) for rows in self._waiting)
-        if count < BLOCK:
+        self._waiting.append({**_columns(observed, slice(None)), "usable": usable})
+        self.waiting += len(usable)
+        if self.waiting < BLOCK:
             return
-        waiting = {name: np.concatenate([rows[name] for rows in self._waiting]) for name in _CALIBRATION}
-        whole = count - count % BLOCK
+        waiting = {name: np.concatenate([rows[name] for rows in self._waiting]) for name in (*_CALIBRATION, "usable")}
+        whole = self.waiting - self.waiting % BLOCK
         batch = self._batch(waiting)
         for start in range(0, whole, BLOCK):
-            self._absorb_block(batch[start : start + BLOCK])
+            rows = start + np.flatnonzero(waiting["usable"][start : start + BLOCK])
+            if len(rows):
+                self._absorb_block(batch[rows])
         self._waiting = [{name: values[whole:] for name, values in waiting.items()}]
+        self.waiting -= whole
 
     def _absorb_block(self, batch: _Batch) -> None:
         grouped = batch.at.grouped()

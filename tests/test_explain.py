@@ -84,8 +84,7 @@ def test_a_kept_transfer_is_explained_as_it_was_judged(folder, config):
     assert (told.judged["flagged"], told.judged["threshold_s"]) == (bool(row["flagged"]), row["threshold_s"])
     assert (why.duration_s, why.flagged, why.slow) == (2000.0, True, True)
     assert told.judged_by == told.model
-    # The rows of its own pass, up to a hundred, are what the daemon did not know yet.
-    assert why.threshold_s == pytest.approx(row["threshold_s"], rel=0.2)
+    assert why.threshold_s == pytest.approx(row["threshold_s"])
     assert why.rtt_ms == 50.0  # of -40 ms and 90 ms
     assert why.delay_ms is None
     assert why.loss == pytest.approx(0.002)
@@ -106,6 +105,7 @@ def test_a_kept_transfer_is_explained_as_it_was_judged(folder, config):
         "this link",
         "Mathis",
         "FTS",
+        "when it ended it was flagged, and slow",
     ):
         assert said in shown.stdout, said
 

@@ -180,7 +180,7 @@ def test_a_terminal_shows_tables_and_everything_about_one_proposal():
     assert table.splitlines()[1].startswith("inc-1     open    01 Mar 02:58 UTC  91 %  148")
     assert "\x1b" not in table
     assert len(table.splitlines()) == 3
-    assert incident_table([]).startswith("incident  status")
+    assert incident_table([]) == ""
     proposal = Proposal(incident=incident(), decision=decision())
     assert proposal_table([proposal]).splitlines()[1].split()[:3] == ["dec-1", "waits", "exclude_storage"]
     shown = proposal_text(proposal, CARDS)

@@ -22,6 +22,12 @@ _SETS = {
     "fts-timeout": "FTS's timeout",
     "alarm": "the alarm's threshold, which slow never passes",
 }
+_SAID = {  # by flagged and slow
+    (True, True): "flagged, and slow",
+    (True, False): "flagged, but not slow",
+    (False, True): "slow, but not flagged",
+    (False, False): "neither flagged nor slow",
+}
 _WHO = {
     "link": "this link",
     "source": "its source",
@@ -50,15 +56,13 @@ def _verdict(told: Explained) -> Iterator[str]:
     if told.judged is None:
         yield f"judged as if it came next, by version {clean(told.model)} of the forecaster"
         return
-    said = " and ".join(
-        name if told.judged[name] else f"not {name}" for name in ("flagged", "slow") if name in told.judged
-    )
     limits = ", ".join(
         f"{word} {_s(float(told.judged[name]))}"
         for word, name in (("threshold", "threshold_s"), ("slow", "slow_s"))
         if name in told.judged
     )
     learned = "" if told.judged.get("calibrates", True) else "; nothing was learned from it: it ran in an incident"
+    said = _SAID[bool(told.judged.get("flagged")), bool(told.judged.get("slow"))]
     yield f"when it ended it was {said} ({limits}){learned}"
     if told.judged_by != told.model:
         yield f"forecast anew by version {clean(told.model)}; it was judged by {clean(told.judged_by or 'another')}"

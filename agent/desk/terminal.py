@@ -26,7 +26,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def incident_table(incidents: Iterable[Incident]) -> str:
-    """Return incidents as a terminal shows them."""
+    """Return incidents as a terminal shows them; "" of none."""
     rows = [
         (
             incident.id,
@@ -38,7 +38,7 @@ def incident_table(incidents: Iterable[Incident]) -> str:
         )
         for incident in incidents
     ]
-    return table(("incident", "status", "opened", "sure", "anomalous", "what"), rows)
+    return table(("incident", "status", "opened", "sure", "anomalous", "what"), rows) if rows else ""
 
 
 def proposal_table(proposals: Iterable[Proposal]) -> str:
