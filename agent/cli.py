@@ -149,17 +149,25 @@ def grid(config_path: Path | None, *, speed: float, seed: int | None) -> None:
 
 @commands.command()
 @_CONFIG
+@click.argument("incident", metavar="[INCIDENT]", required=False)
 @click.option("--all", "everything", is_flag=True, help="Closed ones, too.")
-def incidents(config_path: Path | None, *, everything: bool) -> None:
-    """What is wrong now."""
-    from agent.desk.terminal import incident_table
+def incidents(config_path: Path | None, incident: str | None, *, everything: bool) -> None:
+    """What is wrong now.
+
+    With an INCIDENT everything about that one.
+    """
+    from agent.desk.terminal import incident_table, incident_text
     from models.domain import IncidentStatus
     from storage.ledger import Ledger
 
     ledger = Ledger.open(_load(config_path).ledger_url)
     with ledger.begin(write=False) as tx:
-        found = tx.incidents(status=None if everything else IncidentStatus.OPEN, limit=200)
-    click.echo(incident_table(found) or ("no incident is known" if everything else "no incident is open"))
+        if incident is not None:
+            text = incident_text(tx.incident(incident))
+        else:
+            found = tx.incidents(status=None if everything else IncidentStatus.OPEN, limit=200)
+            text = incident_table(found) or ("no incident is known" if everything else "no incident is open")
+    click.echo(text)
 
 
 @commands.command()

@@ -237,6 +237,8 @@ class Watch:
         observed = {name: values for name, values in ended.items() if name not in _PASSING} | {
             "threshold_s": verdicts.threshold_s,
             "slow_s": verdicts.slow_s,
+            "expected_s": verdicts.expected_s,
+            "network_s": verdicts.network_s,
             "flagged": verdicts.flagged & done,
             "slow": verdicts.slow & done,
             "calibrates": done & ~np.isnan(ended["q50"]) & ~self.book.blamed(ended, self.covers),

@@ -10,6 +10,10 @@ from datetime import UTC, datetime
 import numpy as np
 import numpy.typing as npt
 
+from detectors.bounds import fts_timeout
+from detectors.explanation import medians
+from detectors.localisation import site_of
+from detectors.weather import Weather
 from detectors.window import WINDOW_S, Look, Places, Window
 from models.domain import Entity, Evidence, Example, Incident, IncidentKind, Share
 
@@ -20,10 +24,22 @@ MAX_LISTED = 10
 
 _TEXTS = ("request_id", "source", "destination", "reason")
 _NUMBERS = ("started_at", "ended_at", "q50", "slow_s")
+_LIMITS = (
+    "started_at",
+    "ended_at",
+    "submitted_at",
+    "due_at",
+    "bytes",
+    "q50",
+    "expected_s",
+    "slow_s",
+    "threshold_s",
+    "network_s",
+)
 _PATHS = {"loss": "path_loss", "delay_ms": "path_delay_ms", "throughput_bps": "path_throughput_bps"}
 
 
-def gather(incident: Incident, look: Look, window: Window) -> Evidence:
+def gather(incident: Incident, look: Look, window: Window, weather: Weather) -> Evidence:
     """Evidence of one incident as of a minute, from the rows of the window."""
     kind, culprit, role = incident.kind, incident.culprit, incident.evidence.role
     bad, own = look.bad, look.roles.in_part_of(incident)
@@ -47,7 +63,8 @@ def gather(incident: Incident, look: Look, window: Window) -> Evidence:
         activities=_counts(window.texts("activity", rows)),
         reasons=_counts(window.texts("reason", failed)),
         rules=tuple(rules[:MAX_LISTED]),
-        network=_network(window, rows),
+        network=_network(window, rows) | _usual(sources, destinations, weather, look.at),
+        limits={} if look.signal.failing else _limits(window, rows),
         examples=_examples(window, rows),
     )
 
@@ -78,6 +95,38 @@ def _network(window: Window, rows: Places) -> dict[str, float]:
     """The medians of what perfSONAR had last said of the paths."""
     found = {name: window.numbers(column, rows) for name, column in _PATHS.items()}
     return {name: float(np.nanmedian(values)) for name, values in found.items() if not np.isnan(values).all()}
+
+
+def _usual(sources: list[str], destinations: list[str], weather: Weather, at: float) -> dict[str, float]:
+    """What perfSONAR says as a rule of the path that most of them took."""
+    paths = Counter(
+        (site_of(source), site_of(destination))
+        for source, destination in zip(sources, destinations, strict=True)
+        if site_of(source) != site_of(destination)
+    )
+    if not paths:
+        return {}
+    outlook = weather.of(">".join(paths.most_common(1)[0][0]), at)
+    found = {"usual_loss": outlook.usual_loss, "usual_delay_ms": outlook.usual_delay_ms}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _limits(window: Window, rows: Places) -> dict[str, float]:
+    """What the transfers took, and what the limits that they passed are made of: see `agent.desk.words`."""
+    number = {name: window.numbers(name, rows) for name in _LIMITS}
+    ended = np.where(np.isfinite(number["ended_at"]), number["ended_at"], np.nan)
+    return medians(
+        {
+            "took_s": ended - number["started_at"],
+            "forecast_s": np.expm1(number["q50"]),
+            "expected_s": number["expected_s"],
+            "slow_s": number["slow_s"],
+            "threshold_s": number["threshold_s"],
+            "network_s": number["network_s"],
+            "timeout_s": fts_timeout(number["bytes"]),
+            "overdue_s": number["due_at"] - number["submitted_at"],
+        }
+    )
 
 
 def _examples(window: Window, rows: Places) -> tuple[Example, ...]:

@@ -98,17 +98,17 @@ def known(rows: Rows, *names: str) -> float | None:
 
 
 def medians(rows: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
-    """The medians of what `Verdicts` says of some transfers, by name, in seconds; what is known of none of them is left out.
+    """The medians of what is known of some transfers, by name, in seconds; what is known of none of them is left out.
 
-    `rows` may have any of expected_s, slow_s, threshold_s and network_s, of shape (n,) each.
+    Every array has shape (n,).
 
     >>> medians({"expected_s": np.array([10.0, 30.0]), "network_s": np.array([0.0, 8.0]), "slow_s": np.array([np.nan])})
     {'expected_s': 20.0, 'network_s': 8.0}
     """
     found = {}
-    for name in ("expected_s", "slow_s", "threshold_s", "network_s"):
-        values = np.asarray(rows.get(name, ()), dtype=np.float64)
+    for name, column in rows.items():
+        values = np.asarray(column, dtype=np.float64)
         told = values[np.isfinite(values) & (values > 0)]  # a path of which nothing is known needs 0 s
         if len(told):
-            found[name] = float(np.median(told))
+            found[name] = round(float(np.median(told)), 1)
     return found

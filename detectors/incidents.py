@@ -425,7 +425,7 @@ class IncidentBook:
         if at is None or signal is None:
             return
         incident = self._incidents[incident_id]
-        evidence = gather(incident, Look(window, signal, at), window)
+        evidence = gather(incident, Look(window, signal, at), window, self._weather)
         severity = round(1.0 - math.exp(-evidence.anomalous / 40.0), 3)
         self._keep(replace(incident, severity=severity, evidence=evidence))
 

@@ -210,6 +210,20 @@ def test_what_is_sound_is_checked_although_another_section_is_not():
     assert config.poll.limit == 5000
 
 
+# Incidents
+
+
+def test_incidents_are_listed_told_one_by_one_and_said_to_be_none(desk, tmp_path_factory):
+    assert "inc-1" in gridmedic("incidents", cwd=desk).stdout
+    told = gridmedic("incidents", "inc-1", cwd=desk).stdout
+    assert "NEBULA-T2_DATADISK" in told
+    assert "Share: " in told
+    assert "there is no incident 'nix'" in refused("incidents", "nix", cwd=desk)
+    well = configured(tmp_path_factory.mktemp("well"))
+    assert gridmedic("incidents", cwd=well).stdout == "no incident is open\n"
+    assert gridmedic("incidents", "--all", cwd=well).stdout == "no incident is known\n"
+
+
 # Answers
 
 

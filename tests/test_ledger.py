@@ -40,7 +40,7 @@ from models.domain import (
     Share,
 )
 from models.events import Refusal
-from storage import database, documents
+from storage import database, documents, tables
 from storage.ledger import Ledger
 from storage.streams import MERGE, SEGMENT_ROWS
 
@@ -81,6 +81,7 @@ def an_incident(name="one", **changes):
             as_source=Share(anomalous=3, total=4),
             links={"Z>B": 5, "A>B": 2},
             network={"loss": math.nan, "delay_ms": math.inf},
+            limits={"slow_s": 30.5},
             rules=("r1", "r2"),
             examples=(Example(request_id="q", link="A>B", ended_at=NOW, duration_s=0.1 + 0.2),),
         ),
@@ -415,6 +416,17 @@ def test_rows_of_an_older_version_may_lack_a_column(ledger):
 
 
 # Incidents, decisions, actions
+
+
+def test_an_incident_that_was_kept_before_limits_were_told_is_read(ledger):
+    plain = documents.load_json(documents.dump(an_incident()))
+    del plain["evidence"]["limits"]
+    with ledger.begin(write=True) as tx:
+        tx.save_incident(an_incident())
+        tx._connection.execute(tables.incidents.update().values(document=documents.dump_json(plain)))
+    with ledger.begin(write=False) as tx:
+        assert tx.incident("one").evidence.limits == {}
+        assert tx.incident("one").evidence.anomalous == 7
 
 
 def test_incidents_come_back_whole_and_newest_first(ledger):

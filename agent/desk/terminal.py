@@ -41,6 +41,17 @@ def incident_table(incidents: Iterable[Incident]) -> str:
     return table(("incident", "status", "opened", "sure", "anomalous", "what"), rows) if rows else ""
 
 
+def incident_text(incident: Incident) -> str:
+    """Return everything about an incident as a terminal shows it."""
+    shown = words.of_incident(incident)
+    return "\n".join([*_about(shown), *(f"  For example {example}" for example in shown.examples)])
+
+
+def _about(incident: words.IncidentWords) -> list[str]:
+    facts = [f"  {label}: {text}" for label, text in incident.facts]
+    return [incident.headline, f"  {incident.gauge}", f"  {incident.summary}", *facts]
+
+
 def proposal_table(proposals: Iterable[Proposal]) -> str:
     """Return proposals as a terminal shows them, a line each."""
     rows = []
@@ -54,10 +65,7 @@ def proposal_table(proposals: Iterable[Proposal]) -> str:
 def proposal_text(proposal: Proposal, cards: Mapping[str, RemedyCard] = MappingProxyType({})) -> str:
     """Return everything about a proposal as a terminal shows it; `cards` by name of remedy, as far as known."""
     shown = words.of_proposal(proposal, cards)
-    incident = shown.incident
-    lines = [incident.headline, f"  {incident.gauge}", f"  {incident.summary}"]
-    lines += [f"  {label}: {text}" for label, text in incident.facts]
-    lines += [f"  {shown.status}", f"  Proposal {shown.decision_id}:"]
+    lines = [*_about(shown.incident), f"  {shown.status}", f"  Proposal {shown.decision_id}:"]
     for remedy in shown.remedies:
         notes = [
             note

@@ -77,6 +77,7 @@ def body(incident: Incident) -> str:
         *_counted("Errors", evidence.reasons),
         *_counted("Activities", evidence.activities),
         *_counted("Network, as perfSONAR measures it", evidence.network),
+        *_counted("Times, medians in seconds", evidence.limits),
     ]
     if evidence.examples:
         lines += ["", "Examples:", ""]
