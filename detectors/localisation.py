@@ -1,4 +1,4 @@
-"""Who is to blame: which one source, destination, link, site, network or FTS server best explains good and bad transfers together.
+"""Who is to blame: which one source, destination, link, site, network, FTS server or activity best explains good and bad transfers together.
 
 A suspect's transfers are held against two accounts of them: that they go bad as they usually do, and that they go bad at a rate of
 their own. With n transfers of which k are bad, a usual share p that is worth `TRUST` transfers, and nothing known of the rate of
@@ -46,6 +46,9 @@ WIDE = ("source", "destination", "rse", "source_site", "destination_site", "site
 WIDE_SHARE = 0.5  # of its transfers that have to be bad, to be what several suspects have in common
 PRICE = 7.0  # log of the odds against one more cause
 PART = 0.9  # of a suspect's bad transfers, to be a part of what is wider
+ONE_PLACE = (
+    0.5  # of an activity's bad transfers: with more of them at one end or site, it is that, and not the activity
+)
 
 # Each way in which transfers can be grouped, what it blames, and how much more than a narrower one it has to explain.
 _COLUMNS: Mapping[str, tuple[EntityKind, float]] = {
@@ -58,6 +61,7 @@ _COLUMNS: Mapping[str, tuple[EntityKind, float]] = {
     "destination_site": (EntityKind.SITE, 7.0),
     "site": (EntityKind.SITE, 7.0),
     "fts": (EntityKind.FTS, 8.0),
+    "activity": (EntityKind.ACTIVITY, 9.0),
 }
 COLUMNS = tuple(_COLUMNS)
 COLUMNS_OF = {kind: tuple(name for name, (one, _) in _COLUMNS.items() if one is kind) for kind in EntityKind}
@@ -119,15 +123,22 @@ class Roles:
 
     @classmethod
     def of(cls, transfers: Rows) -> Roles:
-        return cls.of_names(*(np.asarray(transfers[name], dtype=object) for name in ("source", "destination", "fts")))
+        """Of rows; those that do not say of which activity they are have none."""
+        sources, destinations, servers = (
+            np.asarray(transfers[name], dtype=object) for name in ("source", "destination", "fts")
+        )
+        blank = np.full(len(sources), "", dtype=object)
+        activities = np.asarray(transfers["activity"], dtype=object) if "activity" in transfers else blank
+        return cls.of_names(sources, destinations, servers, activities)
 
     @classmethod
-    def of_names(cls, sources: Names, destinations: Names, servers: Names) -> Roles:
-        """The same of the names of sources, destinations and FTS servers, each of shape (n,)."""
+    def of_names(cls, sources: Names, destinations: Names, servers: Names, activities: Names) -> Roles:
+        """The same of the names of sources, destinations, FTS servers and activities, each of shape (n,)."""
         ends, rses = pd.factorize(np.concatenate([sources, destinations]))
         source, destination = ends[: len(sources)], ends[len(sources) :]
         of_site, sites = pd.factorize(np.array([site_of(str(rse)) for rse in rses], dtype=object))
         fts, hosts = pd.factorize(servers)
+        activity, purposes = pd.factorize(activities)
         link, links = _pairs(source, destination, rses)
         network, networks = _pairs(of_site[source], of_site[destination], sites)
         return cls(
@@ -139,8 +150,16 @@ class Roles:
                 "source_site": of_site[source],
                 "destination_site": of_site[destination],
                 "fts": fts,
+                "activity": activity,
             },
-            names={"link": links, "network": networks, "rse": list(rses), "site": list(sites), "fts": list(hosts)},
+            names={
+                "link": links,
+                "network": networks,
+                "rse": list(rses),
+                "site": list(sites),
+                "fts": list(hosts),
+                "activity": list(purposes),
+            },
         )
 
     def take(self, rows: Ints) -> Roles:
@@ -194,11 +213,9 @@ class Roles:
 
     def touched(self, entity: Entity) -> Flags:
         """Which of the transfers the entity took part in; shape (n,)."""
-        match entity.kind:
-            case EntityKind.LINK | EntityKind.RSE | EntityKind.SITE | EntityKind.NETWORK | EntityKind.FTS:
-                return self.of_name(entity.kind, entity.name)
-            case _:
-                return np.zeros(len(self.codes["link"]), dtype=np.bool_)
+        if entity.kind.value in self.names:
+            return self.of_name(entity.kind, entity.name)
+        return np.zeros(len(self.codes["link"]), dtype=np.bool_)
 
     def in_part_of(self, incident: Incident) -> Flags:
         """Which of the transfers the incident's culprit took part in, in the role that it is blamed for; shape (n,)."""
@@ -231,6 +248,7 @@ def localise(
     while len(suspects) < MAX_SUSPECTS and np.count_nonzero(bad.any & left) >= DOUBTED_BAD:
         scores = {column: _score(roles, column, bad, left, usual[column]) for column in COLUMNS}
         scores["network"] = _doubted(scores["network"], roles.known("network"), doubtful)
+        scores["activity"] = _everywhere(scores["activity"], roles, bad, left, usual["link"])
         best = _best(scores)
         if best is None:
             break
@@ -317,6 +335,25 @@ def _doubted(score: _Score, names: Sequence[str], doubtful: Callable[[str], bool
     for code in np.flatnonzero((score.bad >= DOUBTED_BAD) & (score.ratio >= DOUBTED_RATIO)).tolist():
         doubted[code] = doubtful(names[code])
     return replace(score, doubted=doubted)
+
+
+def _everywhere(score: _Score, roles: Roles, bad: Blame, left: Flags, usual: Floats) -> _Score:
+    """The same of activities, without those that are no cause by themselves: one whose bad transfers are mostly of one place, or on
+    whose links others go badly, too, or hardly run.
+    """
+    ratio = score.ratio.copy()
+    for code in np.flatnonzero(score.beyond_doubt).tolist():
+        own = roles.touch("activity", code) & left
+        sick = own & bad.any
+        at_one = max(
+            np.bincount(roles.codes[column][sick]).max()
+            for column in ("source", "destination", "source_site", "destination_site")
+        )
+        others = left & ~own & np.isin(roles.codes["link"], roles.codes["link"][sick])
+        n, k = np.count_nonzero(others), np.count_nonzero(others & bad.any)
+        if at_one > ONE_PLACE * np.count_nonzero(sick) or n < MIN_BAD or k > max(1.0, 2.0 * float(usual.mean()) * n):
+            ratio[code] = 0.0
+    return replace(score, ratio=ratio)
 
 
 def bayes_factor(bad: Floats, total: Floats, usual: Floats) -> Floats:

@@ -23,7 +23,7 @@ Times = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
 
 WINDOW_S = 1800.0
-HISTORY_COLUMNS = ("source", "destination", "fts", "ended_at", "due_at", "failed", "slow", "reason", "bytes")
+HISTORY_COLUMNS = ("source", "destination", "fts", "activity", "ended_at", "due_at", "failed", "slow", "reason", "bytes")
 _LARGE = 4096  # rows: what is left of a part with more of them is worth a copy
 _DTYPES: dict[str, type] = {
     "failed": np.bool_,
@@ -194,7 +194,7 @@ class Window:
 
     @functools.cached_property
     def roles(self) -> Roles:
-        return Roles.of_names(*(self._column(name) for name in ("source", "destination", "fts")))
+        return Roles.of_names(*(self._column(name) for name in ("source", "destination", "fts", "activity")))
 
     def texts(self, name: str, places: Places) -> list[str]:
         """What stands in a column of text, of some of the rows; "" where that is not known."""

@@ -24,10 +24,11 @@ def cover(entity, start=HOUR, end=2 * HOUR, why="maintenance"):
     return Cover(entity=Entity.parse(entity), start=start, end=end, why=why)
 
 
-def roles(*links, fts="fts1"):
-    """Transfers of these links, written A>B, by one server."""
+def roles(*links, fts="fts1", activity="Staging"):
+    """Transfers of these links, written A>B, by one server and of one activity."""
     ends = np.array([link.split(">") for link in links], dtype=object)
-    return Roles.of_names(ends[:, 0], ends[:, 1], np.full(len(links), fts, dtype=object))
+    servers, activities = (np.full(len(links), name, dtype=object) for name in (fts, activity))
+    return Roles.of_names(ends[:, 0], ends[:, 1], servers, activities)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,9 @@ def test_nothing_announced_and_nothing_moved():
     assert not Covers().touched(roles("A_DISK>B_DISK"), np.array([0.0])).any()
     assert Covers().of(Entity.parse("site:A"), 0.0) is None
     nothing = np.empty(0, dtype=object)
-    assert Covers([cover("site:A")]).touched(Roles.of_names(nothing, nothing, nothing), np.empty(0)).shape == (0,)
+    assert Covers([cover("site:A")]).touched(Roles.of_names(nothing, nothing, nothing, nothing), np.empty(0)).shape == (
+        0,
+    )
 
 
 @pytest.mark.parametrize(("start", "end"), [(2.0, 1.0), (1.0, 1.0), (math.nan, 1.0), (1.0, math.nan)])

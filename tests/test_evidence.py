@@ -109,6 +109,21 @@ def test_how_long_what_fails_took_is_not_the_question():
     assert one.evidence.limits == {}
 
 
+def test_an_activity_is_blamed_with_all_that_shows_it():
+    """A quarter of the grid's transfers are of one that looks for a space that is not there."""
+    failing = rows(sick=lambda frame: pd.Series(np.arange(len(frame)) // 12 % 4 == 0), minutes=40)
+    failing = failing.assign(
+        activity=np.where(np.arange(len(failing)) // 12 % 4 == 0, "Staging", "Production Input"),
+        failed=failing["slow"],
+        reason=np.where(failing["slow"], "destination-space", ""),
+        slow=False,
+    )
+    found = {one.id: one for one in IncidentBook().advance(failing, until=NOW + 2460.0)}
+    (one,) = found.values()
+    assert (str(one.culprit), one.evidence.role) == ("activity:Staging", "activity")
+    assert one.evidence.activities == {"Staging": one.evidence.anomalous}
+
+
 def test_what_is_usual_is_told_where_nothing_was_measured_since():
     told = incident()
     told = replace(told, evidence=replace(told.evidence, network={"usual_loss": 0.001, "jitter": 3.0}))

@@ -13,8 +13,10 @@ import detectors.localisation
 import detectors.stalls
 import detectors.usual
 import detectors.weather
+from detectors.covers import Cover, Covers
 from detectors.localisation import COLUMNS, Blame, Roles, bayes_factor, localise
 from detectors.usual import Load, Usual
+from models.domain import Entity
 
 SITES = ("A", "B", "C", "D")
 RSES = tuple(f"{site}_{space}" for site in SITES for space in ("DISK", "SCRATCH"))
@@ -66,6 +68,52 @@ def test_a_path_between_sites_is_one_suspect_however_many_links_it_has(transfers
 def test_two_at_once_are_two(transfers):
     two = (transfers["source"] == "A_DISK") | (transfers["destination"] == "D_SCRATCH")
     assert {name for name, _ in blamed(transfers, two)} == {"rse:A_DISK", "rse:D_SCRATCH"}
+
+
+class TestActivities:
+    @pytest.fixture
+    def mixed(self, transfers):
+        """Each link has one transfer of each of four activities."""
+        links = len(RSES) * (len(RSES) - 1)
+        names = np.array(["Production Input", "Data Consolidation", "User Subscriptions", "Staging"], dtype=object)
+        return transfers.assign(activity=names[np.arange(len(transfers)) // links])
+
+    def test_one_that_goes_badly_on_many_links_where_the_others_are_well_is_to_blame(self, mixed):
+        assert blamed(mixed, mixed["activity"] == "Staging") == [("activity:Staging", "activity")]
+
+    def test_one_that_mostly_goes_badly_too(self, mixed):
+        sick = (mixed["activity"] == "Staging") & (np.random.default_rng(3).random(len(mixed)) < 0.6)
+        assert blamed(mixed, sick) == [("activity:Staging", "activity")]
+
+    def test_a_site_is_blamed_although_it_moves_next_to_nothing_else(self, mixed):
+        of_site = mixed["source"].str.startswith("C_")
+        mostly = of_site & (np.random.default_rng(4).random(len(mixed)) < 0.9)
+        rows = mixed.assign(activity=np.where(mostly, "Reprocessing", mixed["activity"]))
+        assert blamed(rows, of_site) == [("site:C", "source_site")]
+        assert blamed(rows, mostly) == [("site:C", "source_site")]
+
+    def test_so_is_a_storage_element_and_a_server(self, mixed):
+        one = mixed["destination"] == "D_DISK"
+        assert blamed(mixed.assign(activity=np.where(one, "Recovery", "Staging")), one) == [
+            ("rse:D_DISK", "destination")
+        ]
+        server = mixed["fts"] == "f2"
+        rows = mixed.assign(activity=np.where(server, "Recovery", "Staging"))
+        assert blamed(rows, server)[0][0] == "fts:f2"
+
+    def test_where_no_other_runs_nobody_can_tell(self, mixed):
+        bad = np.random.default_rng(5).random(len(mixed)) < 0.3
+        assert blamed(mixed.assign(activity="Staging"), bad) == []
+        assert blamed(mixed.assign(activity=""), bad) == []
+
+    def test_where_all_go_badly_it_is_none(self, mixed):
+        bad = (mixed["activity"] == "Staging") | (np.random.default_rng(6).random(len(mixed)) < 0.5)
+        assert blamed(mixed, bad) == []
+
+    def test_the_silence_of_one_covers_its_transfers(self, mixed):
+        silence = Cover(entity=Entity.parse("activity:Staging"), start=0.0, end=10.0, why="campaign")
+        covered = Covers([silence]).touched(Roles.of(mixed), np.full(len(mixed), 5.0))
+        assert covered.tolist() == (mixed["activity"] == "Staging").tolist()
 
 
 def test_an_error_of_one_end_blames_no_other():

@@ -36,6 +36,7 @@ _KEPT: Final = (
     "source",
     "destination",
     "fts",
+    "activity",
     "ended_at",
     "due_at",
     "failed",
