@@ -250,7 +250,7 @@ class Watch:
         self.drift.absorb(observed)
         return observed
 
-    def overdue(self) -> pd.DataFrame:
+    def all_overdue(self) -> pd.DataFrame:
         """All that is under way and was due by now, with the columns of `detectors.stalls.UnderWay`."""
         return self._under_way.overdue(0.0, self.book.until or 0.0)
 

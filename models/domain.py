@@ -169,12 +169,8 @@ class Evidence:
     activities: Mapping[str, int] = field(default_factory=dict)
     reasons: Mapping[str, int] = field(default_factory=dict)  # classes of error
     rules: tuple[str, ...] = ()  # Rucio rules whose requests are affected, as far as the events name them
-    network: Mapping[str, float] = field(
-        default_factory=dict
-    )  # perfSONAR's numbers, and as `usual_…` what they were for a day
-    limits: Mapping[str, float] = field(
-        default_factory=dict
-    )  # what limits are made of: medians over anomalous transfers, seconds
+    network: Mapping[str, float] = field(default_factory=dict)  # perfSONAR's numbers; `usual_…`: those of the last day
+    limits: Mapping[str, float] = field(default_factory=dict)  # what limits are made of: medians in seconds
     examples: tuple[Example, ...] = ()
     role: str = ""  # in which the culprit is blamed: a column of `detectors.localisation`, "" for any
 

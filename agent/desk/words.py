@@ -7,12 +7,13 @@ by comparing whether there is anything new to show.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
 from agent.desk.phrases import OUTCOME, PLACE, PROBLEM, REACH, SAFETY, reasons
+from agent.desk.quantities import readings, times
 from agent.desk.text import clean, duration, moment, percent
 from models.domain import (
     Action,
@@ -36,18 +37,6 @@ from models.domain import (
 AUTONOMY = "autonomy"  # what `Decision.chosen_by` says when nobody was asked
 
 State = Literal["waits", "runs", "fixed", "trouble", "quiet", "closed"]
-
-_MEASURES = {"loss": "packet loss", "delay_ms": "delay", "throughput_bps": "throughput"}
-_LIMITS = {  # what stands in `Evidence.limits`
-    "took_s": "took {}",
-    "forecast_s": "forecast {}",
-    "expected_s": "usual {}",
-    "slow_s": "slow beyond {}",
-    "threshold_s": "alarm beyond {}",
-    "network_s": "the network alone needs {} by perfSONAR",
-    "timeout_s": "FTS gives up after {}",
-    "overdue_s": "overdue {} after submission",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,12 +183,9 @@ def _facts(incident: Incident) -> Iterable[tuple[str, str]]:
     if any(share.total for _, share in roles) and incident.culprit.kind in {EntityKind.RSE, EntityKind.SITE}:
         yield "Role", " · ".join(f"as {role} {share.anomalous} of {share.total}" for role, share in roles)
     if evidence.limits:
-        told = (
-            text.format(duration(evidence.limits[name])) for name, text in _LIMITS.items() if name in evidence.limits
-        )
-        yield "Times (medians)", " · ".join(told)
+        yield "Times (medians)", " · ".join(times(evidence.limits))
     if evidence.network:
-        yield "Network", " · ".join(_readings(evidence.network))
+        yield "Network", " · ".join(readings(evidence.network))
     if evidence.links:
         yield "Links", _counts(evidence.links)
     if evidence.activities:
@@ -213,32 +199,6 @@ def _counts(counts: Mapping[str, int], most: int = 5) -> str:
     worst = sorted(counts.items(), key=lambda item: -item[1])
     more = f" · and {len(worst) - most} more" if len(worst) > most else ""
     return " · ".join(f"{count} × {entity(name)}" for name, count in worst[:most]) + more  # noqa: RUF001 - times, not x
-
-
-def _readings(network: Mapping[str, float]) -> Iterator[str]:
-    for name, value in network.items():
-        usual = network.get(f"usual_{name.removeprefix('path_')}")
-        if not name.startswith("usual_"):
-            yield _reading(name, value) + ("" if usual is None else f" (usually {_amount(name, usual)})")
-        elif name.removeprefix("usual_") not in network:
-            yield f"usually {_reading(name.removeprefix('usual_'), value)}"
-
-
-def _reading(name: str, value: float) -> str:
-    measure = name.removeprefix("path_")
-    return f"{_MEASURES.get(measure) or clean(measure, 40).replace('_', ' ')} {_amount(name, value)}"
-
-
-def _amount(name: str, value: float) -> str:
-    match name.removeprefix("path_"):
-        case "loss":
-            return f"{value:.2%}".replace("%", " %")
-        case "delay_ms":
-            return f"{value:.0f} ms"
-        case "throughput_bps":
-            return f"{value / 1e6:,.0f} Mbit/s"
-        case _:
-            return f"{value:.3g}"
 
 
 def _examples(incident: Incident) -> Iterable[str]:

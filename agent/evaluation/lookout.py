@@ -113,7 +113,7 @@ class Lookout:
 
     def _went_badly(self) -> pd.DataFrame:
         """Transfers that ended badly, and those that are under way and overdue."""
-        waiting = self._eyes.overdue().assign(ended_at=np.inf, failed=False, slow=False, reason="")
+        waiting = self._eyes.all_overdue().assign(ended_at=np.inf, failed=False, slow=False, reason="")
         parts = [*self._bad, waiting.loc[:, list(_KEPT)]]
         return pd.concat([part for part in parts if len(part)] or [pd.DataFrame()], ignore_index=True)
 
