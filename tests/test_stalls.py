@@ -156,6 +156,24 @@ def test_what_ends_is_no_longer_under_way_and_the_oldest_are_forgotten(monkeypat
     assert left["request_id"].tolist() == ["r2"]
 
 
+def test_a_submission_that_is_heard_of_after_the_end_starts_nothing():
+    under_way = UnderWay()
+    assert np.isnan(under_way.end(np.array(["r0"], dtype=object))).all()
+    under_way.add(transfers(8, 0.01)[:2].assign(due_at=START))
+    assert under_way.overdue(START, START + 1.0)["request_id"].tolist() == ["r1"]
+
+
+def test_what_was_never_seen_under_way_is_overdue_when_it_ends_and_not_before():
+    patience = Patience()
+    patience.absorb(transfers(9, 2))
+    ended = transfers(10, 0.1)[:3].assign(ended_at=lambda rows: rows["submitted_at"] + [60.0, 90_000.0, 90_000.0])
+    ended.loc[2, "submitted_at"] = np.nan
+    due = patience.due_unseen(ended)
+    assert due[0] > ended["ended_at"][0]
+    assert due[1] == ended["ended_at"][1] - 1.0
+    assert np.isnan(due[2])
+
+
 @pytest.fixture
 def weather():
     """A day of readings every ten minutes between three sites, without loss, 20 ms apart."""
