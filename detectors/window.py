@@ -23,7 +23,18 @@ Times = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
 
 WINDOW_S = 1800.0
-HISTORY_COLUMNS = ("source", "destination", "fts", "activity", "ended_at", "due_at", "failed", "slow", "reason", "bytes")
+HISTORY_COLUMNS = (
+    "source",
+    "destination",
+    "fts",
+    "activity",
+    "ended_at",
+    "due_at",
+    "failed",
+    "slow",
+    "reason",
+    "bytes",
+)
 _LARGE = 4096  # rows: what is left of a part with more of them is worth a copy
 _DTYPES: dict[str, type] = {
     "failed": np.bool_,
