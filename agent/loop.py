@@ -27,6 +27,7 @@ from agent.outbox import Outbox
 from agent.settlement import SEEN_UNTIL, Settlement
 from agent.sources import Source
 from agent.watch import NOTHING, Observation, Watch
+from detectors.findings import Finding, Turn, sentence
 from models.domain import IncidentKind, IncidentStatus, SourceError
 from models.drift import Alarm
 from models.events import Page, event_keys
@@ -130,7 +131,7 @@ class Agent:
             readings, pages = self._poll(now, done)
             taken = self._take(readings, pages, now, done)
             # Whoever acts looks at the present: an incident of hours ago may be over on the next page.
-            present = [*self._watch.book.open, *self._feeds.open]
+            present = [*self._watch.open, *self._feeds.open]
             if self._outbox is not None and not done.caught_up:
                 present = []
             with self.ledger.begin(write=False) as tx:
@@ -204,7 +205,7 @@ class Agent:
         """Observe what was read. Nothing is written yet: should the pass break, the caches are recomputed."""
         for source, page in readings:
             if len(page.rows):
-                self._watch.measure(page.rows)
+                _log_found(self._watch.measure(page.rows))
             self._feeds.polled(source.name, page, _reading_times(page), now)
         fresh, keys = [], {}
         for source, page in pages:
@@ -279,7 +280,7 @@ class Agent:
             for stream in long:
                 rows = tx.rows(stream)
                 if stream != OBSERVED:
-                    tx.replace_rows(stream, rows.tail(RETAINED))
+                    tx.replace_rows(stream, rows[_lately(rows)])
                     continue
                 keep = retained(rows)
                 self._put_by(tx, rows[~keep])
@@ -304,9 +305,25 @@ class Agent:
             )
 
 
+def _log_found(findings: Sequence[Finding]) -> None:
+    """What perfSONAR alone shows is no incident by itself: operators care for transfers. But it is told."""
+    for finding in findings:
+        if finding.turn is not Turn.CHANGED:
+            log.info("network-finding", turn=str(finding.turn), found=sentence(finding), note=finding.note)
+
+
 def _reading_times(page: Page) -> npt.NDArray[np.float64]:
     """When each reading was made, shape (n,), in seconds."""
     return page.rows["at"].to_numpy(np.float64) if len(page.rows) else np.empty(0)
+
+
+def _lately(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """The newest rows by order; of tests of throughput, which are rare and judged by weeks of them, so many more."""
+    keep = np.zeros(len(rows), dtype=np.bool_)
+    keep[-RETAINED:] = True
+    if "quantity" in rows:
+        keep[np.flatnonzero(rows["quantity"] == "throughput")[-RETAINED // 4 :]] = True
+    return keep
 
 
 def _newest(times: npt.NDArray[np.float64]) -> float | None:

@@ -19,14 +19,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from agent.intake import Words, as_rows, document_time, ended_columns, ended_flags, given_up, submitted_columns
+from detectors.clocks import Clocks
 from detectors.covers import Covers
 from detectors.failures import error_classes
+from detectors.findings import Finding
 from detectors.incidents import STEP_S, IncidentBook
 from detectors.stalls import Patience, UnderWay
 from detectors.threshold import BLOCK, DynamicThreshold
 from detectors.weather import Weather
 from detectors.window import WINDOW_S
-from models.domain import Incident
+from models.domain import Incident, IncidentKind
 from models.drift import FORECAST, Drift
 from models.forecaster import Forecaster
 from models.measurements import PATH_COLUMNS, STANDING_COLUMNS, Paths
@@ -110,6 +112,7 @@ class Watch:
         self.deaf: Callable[[float], bool] = lambda _: False  # whether no transfer could be heard of at a time, seconds
         self._weather = Weather(paths.site)
         self.book = IncidentBook(self._weather)
+        self.clocks = Clocks()
         self._patience, self._under_way = Patience(), UnderWay()
         self.serve(forecaster)
         self._threshold = threshold
@@ -147,8 +150,11 @@ class Watch:
         self._under_way_again(observed, requests)
         if len(observed):
             self._absorb(observed)
+        of_clocks = [one for one in incidents if one.kind is IncidentKind.CLOCK_OFF]
+        self.clocks.reset(of_clocks)
+        of_transfers = [one for one in incidents if one.kind is not IncidentKind.CLOCK_OFF]
         self.book.reset(
-            incidents=incidents, observed=observed if len(observed) else None, until=until, covers=self.covers
+            incidents=of_transfers, observed=observed if len(observed) else None, until=until, covers=self.covers
         )
 
     def _under_way_again(self, observed: pd.DataFrame, requests: pd.DataFrame) -> None:
@@ -166,10 +172,14 @@ class Watch:
         self.drift.absorb(observed[own])
         self._patience.absorb(observed)
 
-    def measure(self, readings: pd.DataFrame) -> None:
-        """Take in perfSONAR readings."""
+    def measure(self, readings: pd.DataFrame) -> list[Finding]:
+        """Take in perfSONAR readings; return what they alone show of the network, every turn in order."""
         self._paths.absorb(readings)
-        self._weather.absorb(self._paths.locate(readings))
+        return self._weather.absorb(self._paths.locate(readings))
+
+    @property
+    def open(self) -> list[Incident]:
+        return [*self.book.open, *self.clocks.open]
 
     def observe(self, events: pd.DataFrame, now: datetime) -> Observation:
         """Score what ended, in stream order, and judge incidents by what came, but not beyond `now`.
@@ -218,7 +228,8 @@ class Watch:
         if not np.isfinite(until):
             return []
         overdue = self._overdue(until)
-        return self.book.advance(None, until=until, overdue=overdue, covers=self.covers, deaf=self.deaf)
+        changed = self.book.advance(None, until=until, overdue=overdue, covers=self.covers, deaf=self.deaf)
+        return changed + self.clocks.review(self._weather.found(until), until, self.covers)
 
     def _submit(self, events: pd.DataFrame) -> Columns:
         """Take note of what is under way and what never will be; return rows of what was submitted."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from models.domain import Entity, IncidentKind
+from models.domain import Entity, EntityKind, IncidentKind
 
 
 class Trouble(enum.StrEnum):
@@ -70,6 +71,11 @@ class Finding:
     paths: tuple[str, ...]  # `S>T` of all the pairs that have shown it
     note: str  # why it was closed, else ""
 
+    def lasts(self, at: float) -> bool:
+        """Whether it was open at that time, in seconds."""
+        closed = math.inf if self.closed_at is None else self.closed_at.timestamp()
+        return self.opened_at.timestamp() <= at < closed
+
     @property
     def kind(self) -> IncidentKind:
         """The kind of the incident that it makes."""
@@ -86,3 +92,25 @@ def confidence(shown: int, readings: int) -> float:
     (0.8, 0.5)
     """
     return (shown + 1) / (readings + 2)
+
+
+def sentence(finding: Finding) -> str:
+    """What was found, where and since when, in numbers: one line."""
+    where = finding.culprit.name.replace(">", " → ")
+    if finding.culprit.kind is EntityKind.SITE:
+        where += f" ({len(finding.paths)} paths)"
+    return f"{finding.trouble} at {where}: {_level(finding)}, since {finding.since:%Y-%m-%d %H:%M} UTC by {finding.readings} readings"
+
+
+def _level(finding: Finding) -> str:
+    now, before = finding.now, finding.before
+    match finding.trouble:
+        case Trouble.FIREWALL:
+            return "all packets are lost (100 %), so that probes do not get through"
+        case Trouble.LOSS:
+            return f"{100.0 * now:.1f} % of the packets are lost, usually {100.0 * (before or 0.0):.1f} %"
+        case Trouble.THROUGHPUT:
+            return f"tests reach {now / 1e6:,.0f} Mbit/s, usually {(before or 0.0) / 1e6:,.0f}"
+        case _:
+            usual = "which cannot be" if before is None else f"usually {before:.0f}"
+            return f"the delay is {now:.0f} ms, {usual}"

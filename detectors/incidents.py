@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from detectors.covers import Covers
+from detectors.degraded import doubt, findings_of, known_ill, still_ill
 from detectors.evidence import gather
 from detectors.kinship import akin, lies_within, same_place, shared_end
 from detectors.localisation import (
@@ -194,6 +195,7 @@ class IncidentBook:
             changed += self._grow(look)
             if (look.bad & look.since(STEP_S)).any():
                 changed += self._blame([look, *(look.within(horizon) for horizon in SHORTER_S)])
+            changed += self._widen(look)
             changed += self._close_recovered(look)
         return changed
 
@@ -207,6 +209,24 @@ class IncidentBook:
             if new:
                 grown.append(self._seen(incident, look.at, new=new))
         return grown
+
+    def _widen(self, look: Look) -> list[str]:
+        """Put down to a site what perfSONAR now sees on most of its paths: the incidents of single ones are parts of it."""
+        changed = []
+        for incident in self._of_network(look.signal):
+            if incident.culprit.kind is not EntityKind.NETWORK or self._incidents[incident.id].closed:
+                continue
+            site = self._weather.blamed(incident.culprit.name, look.at)
+            if site == incident.culprit:
+                continue
+            wider = replace(incident, culprit=site, evidence=replace(incident.evidence, role=""))
+            parts = [one for one in self._of_network(look.signal) if one != incident and lies_within(one.culprit, site)]
+            oldest, *others = sorted([wider, *parts], key=_age_order)
+            changed.append(self._seen(replace(oldest, culprit=site, evidence=wider.evidence), look.at, new=0))
+            for other in others:
+                self._untold.pop(other.id, None)
+                changed.append(self._keep(_merged(other, self._incidents[oldest.id], look.at)))
+        return changed
 
     def _blame(self, looks: Sequence[Look]) -> list[str]:
         """Find who explains the bad transfers; see in them what is open, and open an incident for one that is not."""
@@ -226,7 +246,7 @@ class IncidentBook:
         for suspect, own in self._suspects(look):
             load = self._usual[look.signal].load(suspect.column, suspect.entity.name, look.at)
             expected = None if load is None else load * (look.horizon / HOUR_S)
-            lasting = np.ptp(look.when[own]) >= LASTING_S
+            lasting = np.ptp(look.when[own]) >= LASTING_S or known_ill(suspect, look, self._weather)
             name = name_of(suspect, look, self._weather, expected=expected) if lasting else None
             if name is not None:
                 found.append(Found(name=name, suspect=suspect, own=own, look=look))
@@ -239,14 +259,13 @@ class IncidentBook:
             return []
         roles, found = look.roles.take(unspent), []
         usual = self._usual[look.signal].shares(roles, look.at)
-        for suspect in localise(roles, look.blame.take(unspent), usual, doubtful=lambda path: self._ill(path, look)):
+        for suspect in localise(
+            roles, look.blame.take(unspent), usual, doubt=lambda path: doubt(path, look, self._weather)
+        ):
             explained = np.zeros(len(look.members), dtype=np.bool_)
             explained[unspent] = suspect.explains
             found.append((suspect, explained))
         return found
-
-    def _ill(self, path: str, look: Look) -> bool:
-        return not look.signal.failing and self._weather.of(path, look.at).sure
 
     def _recognised(self, found: Found, changed: list[str]) -> bool:
         """Whether a suspect is of the same cause as what is open; that is then seen as what the suspect says of it."""
@@ -284,6 +303,10 @@ class IncidentBook:
         """Whether an open incident already explains the suspect's bad transfers, or is itself a part of what the suspect is."""
         culprit, look = incident.culprit, found.look
         names = found.name.culprit, found.suspect.entity
+        storage = incident.kind is IncidentKind.FAILING_TRANSFERS and culprit.kind is EntityKind.RSE
+        of_network = found.name.kind is IncidentKind.DEGRADED_NETWORK
+        if storage and of_network and known_ill(found.suspect, look, self._weather):
+            return False  # no storage that fails at one end makes the path lose packets
         if any(lies_within(name, culprit) for name in names) or self._common(incident, found) is not None:
             return True
         known = look.roles.badly(incident, look.blame)
@@ -398,11 +421,21 @@ class IncidentBook:
                 incident.culprit.kind in {EntityKind.SITE, EntityKind.FTS, EntityKind.RSE}
                 and _healthy(*_without_worst(own, sick, look.roles.codes["network"]), usual, least=OTHERS_MIN)
             )
+            if incident.kind is IncidentKind.DEGRADED_NETWORK and self._age(incident.opened_at) >= RECOVERED_S:
+                healthy = self._network_well(incident, look, healthy=healthy)
             unseen = look.at - incident.updated_at.timestamp() >= ABANDONED_S
             abandoned = total == 0 and unseen and not self._deaf(look.at)
             if abandoned or (healthy and look.at - incident.opened_at.timestamp() >= RECOVERED_S):
                 closed.append(self._keep(replace(incident, status=IncidentStatus.CLOSED, closed_at=_utc(look.at))))
         return closed
+
+    def _network_well(self, incident: Incident, look: Look, *, healthy: bool) -> bool:
+        """Whether the network is, too. Once perfSONAR says so, what still goes badly has waited meanwhile, or another reason."""
+        if self._weather.recovered(incident.culprit, look.at):
+            return True
+        own = look.roles.in_part_of(incident)
+        well = _healthy(own, own & look.roles.badly(incident, look.blame), self._usually(incident, look))
+        return healthy and (well or not still_ill(incident.culprit, self._weather, look.at))
 
     def _usually(self, incident: Incident, look: Look) -> float:
         """The share of the culprit's transfers that is usually bad."""
@@ -426,8 +459,12 @@ class IncidentBook:
             return
         incident = self._incidents[incident_id]
         evidence = gather(incident, Look(window, signal, at), window, self._weather)
+        evidence = replace(evidence, findings=findings_of(incident.culprit, evidence, self._weather, at))
         severity = round(1.0 - math.exp(-evidence.anomalous / 40.0), 3)
         self._keep(replace(incident, severity=severity, evidence=evidence))
+
+    def _of_network(self, signal: Signal) -> list[Incident]:
+        return [incident for incident in self._of(signal) if incident.kind is IncidentKind.DEGRADED_NETWORK]
 
     def _of(self, signal: Signal) -> list[Incident]:
         return [incident for incident in self.open if incident.kind in signal.kinds]

@@ -38,9 +38,8 @@ MIN_RATIO = (
 TRUST = 40.0  # transfers that a usual share is worth
 SICK_END = 5.0  # log of Bayes's factor beyond which an end of a link is sick on its other links, too
 ONE_SIDED = 0.8  # share of a link's bad transfers that are of a kind for which only one end can be blamed
-# Of a network of which there is doubt anyway less has to be seen.
+# Of a network of which there is doubt anyway less has to be seen: by the log of the odds that the doubt brings, down to the last.
 DOUBTED_BAD, DOUBTED_SHARE, DOUBTED_RATIO = 3, 0.1, 1.5
-DOUBT = 6.0  # log of the odds that it brings
 MAX_SUSPECTS = 8
 WIDE = ("source", "destination", "rse", "source_site", "destination_site", "site", "fts")
 WIDE_SHARE = 0.5  # of its transfers that have to be bad, to be what several suspects have in common
@@ -237,23 +236,24 @@ def _pairs(one: Ints, other: Ints, names: Sequence[str] | npt.NDArray[Any]) -> t
 
 
 def localise(
-    roles: Roles, bad: Blame, usual: Mapping[str, Floats], *, doubtful: Callable[[str], bool] = lambda _: False
+    roles: Roles, bad: Blame, usual: Mapping[str, Floats], *, doubt: Callable[[str], float] = lambda _: 0.0
 ) -> list[Suspect]:
     """Suspects, the worst first, for which transfers went bad.
 
-    `usual` says of each column which share of each name's transfers is usually bad, `doubtful` of which networks there is doubt anyway.
+    `usual` says of each column which share of each name's transfers is usually bad, `doubt` how much doubt of a network there is anyway,
+    the log of its odds; 0 for none.
     """
     left = np.ones(len(bad.source), dtype=np.bool_)
     suspects: list[Suspect] = []
     while len(suspects) < MAX_SUSPECTS and np.count_nonzero(bad.any & left) >= DOUBTED_BAD:
         scores = {column: _score(roles, column, bad, left, usual[column]) for column in COLUMNS}
-        scores["network"] = _doubted(scores["network"], roles.known("network"), doubtful)
+        scores["network"] = _doubted(scores["network"], roles.known("network"), doubt)
         scores["activity"] = _everywhere(scores["activity"], roles, bad, left, usual["link"])
         best = _best(scores)
         if best is None:
             break
         column, code, confidence = best
-        if column in {"link", "network"} and not scores[column].doubted[code]:
+        if column in {"link", "network"} and not scores[column].doubt[code]:
             column, code = _end_of(roles, column, code, bad, left, usual)
         score = scores[column]
         suspects.append(
@@ -315,26 +315,26 @@ class _Score:
     bad: Floats
     total: Floats
     ratio: Floats
-    doubted: Flags
+    doubt: Floats  # log of the odds that there are anyway
 
     @property
     def beyond_doubt(self) -> Flags:
         enough: Flags = (self.bad >= MIN_BAD) & (self.bad >= MIN_SHARE * self.total) & (self.ratio >= MIN_RATIO)
         doubted: Flags = (
-            self.doubted
+            (self.doubt > 0)
             & (self.bad >= DOUBTED_BAD)
             & (self.bad >= DOUBTED_SHARE * self.total)
-            & (self.ratio >= DOUBTED_RATIO)
+            & (self.ratio >= np.maximum(DOUBTED_RATIO, MIN_RATIO - self.doubt))
         )
         return enough | doubted
 
 
-def _doubted(score: _Score, names: Sequence[str], doubtful: Callable[[str], bool]) -> _Score:
+def _doubted(score: _Score, names: Sequence[str], doubt: Callable[[str], float]) -> _Score:
     """The same, with those of which there is doubt anyway."""
-    doubted = score.doubted.copy()
+    found = score.doubt.copy()
     for code in np.flatnonzero((score.bad >= DOUBTED_BAD) & (score.ratio >= DOUBTED_RATIO)).tolist():
-        doubted[code] = doubtful(names[code])
-    return replace(score, doubted=doubted)
+        found[code] = doubt(names[code])
+    return replace(score, doubt=found)
 
 
 def _everywhere(score: _Score, roles: Roles, bad: Blame, left: Flags, usual: Floats) -> _Score:
@@ -376,14 +376,14 @@ def _score(roles: Roles, column: str, bad: Blame, left: Flags, usual: Floats) ->
     outside = (all_bad - k + usual * TRUST) / (everything - n + TRUST)
     named = np.fromiter((bool(name.strip(">")) for name in roles.known(column)), dtype=np.bool_, count=len(k))
     ratio = np.where(named, bayes_factor(k, n, np.maximum(usual, outside)), 0.0)
-    return _Score(bad=k, total=n, ratio=ratio, doubted=np.zeros(len(k), dtype=np.bool_))
+    return _Score(bad=k, total=n, ratio=ratio, doubt=np.zeros(len(k)))
 
 
 def _best(scores: Mapping[str, _Score]) -> tuple[str, int, float] | None:
     """Column and code of the name that explains most, and how sure it is among its rivals; None if none is beyond doubt."""
     found: list[tuple[float, str, int]] = []
     for column, score in scores.items():
-        ratio = score.ratio - _COLUMNS[column][1] + DOUBT * score.doubted
+        ratio = score.ratio - _COLUMNS[column][1] + score.doubt
         found += [(float(ratio[code]), column, int(code)) for code in np.flatnonzero(score.beyond_doubt)]
     if not found:
         return None

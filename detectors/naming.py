@@ -19,7 +19,6 @@ from detectors.window import Look
 from models.domain import Entity, EntityKind, IncidentKind
 
 ILL_SHARE = 0.6  # of the bad transfers whose path is measured
-PEERS, PEERS_SHARE = 3, 0.5  # paths of a site that are ill, before all of it is, and of those just measured
 MUCH = 5e9  # bytes: less than this times that makes nobody share
 # Of the transfers, or of the bytes, that are usual: a queue that is served at this pace is long, and no more.
 PACE, PACE_OF_BYTES = 0.25, 0.3
@@ -52,7 +51,7 @@ def name_of(suspect: Suspect, look: Look, weather: Weather, *, expected: Load | 
         return Name(kind=IncidentKind.FAILING_TRANSFERS, culprit=suspect.entity, confidence=suspect.confidence)
     bad = look.role(suspect.column, suspect.entity.name) & look.bad
     codes, known = look.roles.codes["network"][bad].tolist(), look.roles.known("network")
-    paths = Counter(path for path in (known[code] for code in codes) if _between_sites(path))
+    paths = Counter(path for path in (known[code] for code in codes) if between_sites(path))
     skies = {path: weather.of(path, look.at).sky for path in paths}
     ill = Counter({path: n for path, n in paths.items() if skies[path] is Sky.ILL})
     measured = sum(n for path, n in paths.items() if skies[path] is not Sky.UNKNOWN)
@@ -66,7 +65,9 @@ def name_of(suspect: Suspect, look: Look, weather: Weather, *, expected: Load | 
         path = ill.most_common(1)[0][0]
         if times >= SLOWER_IF_ILL or weather.of(path, look.at).sure:
             return Name(
-                kind=IncidentKind.DEGRADED_NETWORK, culprit=_ill(ill, weather, look.at), confidence=suspect.confidence
+                kind=IncidentKind.DEGRADED_NETWORK,
+                culprit=weather.blamed(path, look.at),
+                confidence=suspect.confidence,
             )
     if waited or suspect.entity.kind is EntityKind.FTS:
         if _moves(suspect, look, int(np.count_nonzero(bad)), expected):
@@ -74,7 +75,7 @@ def name_of(suspect: Suspect, look: Look, weather: Weather, *, expected: Load | 
         return Name(kind=IncidentKind.STALLED_TRANSFERS, culprit=suspect.entity, confidence=suspect.confidence)
     if times < SLOWER or (times < FAR_SLOWER and _busy(suspect, look, expected)):
         return None
-    path, onset = _path(suspect.entity), float(np.quantile(look.when[bad], 0.1))
+    path, onset = path_of(suspect.entity), float(np.quantile(look.when[bad], 0.1))
     if path and weather.of(path, look.at, since=onset).sky is not Sky.WELL:
         return Name(
             kind=IncidentKind.DEGRADED_NETWORK,
@@ -106,25 +107,16 @@ def _moves(suspect: Suspect, look: Look, waiting: int, expected: Load | None) ->
     )
 
 
-def _ill(ill: Counter[str], weather: Weather, at: float) -> Entity:
-    """The site most of whose paths are ill, or else the path that most bad transfers took."""
-    path = ill.most_common(1)[0][0]
-    for site in path.split(">"):
-        sick, measured = weather.peers(site, at)
-        if sick >= PEERS and sick >= PEERS_SHARE * measured:
-            return Entity(EntityKind.SITE, site)
-    return Entity(EntityKind.NETWORK, path)
-
-
-def _path(entity: Entity) -> str:
+def path_of(entity: Entity) -> str:
     """The path between sites that a link or network is; "" for all else."""
     if entity.kind not in {EntityKind.LINK, EntityKind.NETWORK}:
         return ""
     ends = entity.name.split(">")
     path = ">".join(map(site_of, ends)) if entity.kind is EntityKind.LINK else entity.name
-    return path if _between_sites(path) else ""
+    return path if between_sites(path) else ""
 
 
-def _between_sites(path: str) -> bool:
+def between_sites(path: str) -> bool:
+    """Whether a path, written `S>T`, leads from one site to another."""
     source, _, destination = path.partition(">")
     return source != destination

@@ -219,20 +219,22 @@ class NetworkDetector:
         path = Entity(EntityKind.NETWORK, track.path)
         if isinstance(track.series, DelaySeries) and symptom.before is not None:
             step = symptom.now - symptom.before
-            mirrored, site = self._clock(track, step, symptom.since)
+            mirrored, site, alone = self._clock(track, step, symptom.since)
+            if alone and step > 0:
+                symptom.trouble = Trouble.DELAY  # however far: a clock would be off on the other paths, too
             if mirrored or symptom.trouble is Trouble.CLOCK:
                 return Trouble.CLOCK, Entity(EntityKind.SITE, site) if site else path
         agreed = self._site(track, symptom)
         return symptom.trouble, Entity(EntityKind.SITE, agreed) if agreed else path
 
-    def _clock(self, track: Track, step: float, since: float) -> tuple[bool, str]:
-        """Whether other paths are displaced as by a clock of one end, and of which end.
+    def _clock(self, track: Track, step: float, since: float) -> tuple[bool, str, bool]:
+        """Whether other paths are displaced as by a clock of one end, of which end, and whether it is this path alone that is.
 
         A clock that goes ahead by d at a host takes d off the delays that it is the source of, and adds d to those that
         it is the destination of. Routes that move at once mirror each other too, but not on all paths of a site.
         """
         found = []
-        mirrored = False
+        mirrored, alone = False, True
         for site, ahead in ((track.source, -step), (track.destination, step)):
             agreeing = opposing = 0
             both_ways = False
@@ -248,7 +250,8 @@ class NetworkDetector:
             if agreeing > opposing:
                 found.append((agreeing - opposing, site))
             mirrored |= both_ways and agreeing >= max(CLOCK_PATHS, CLOCK_ODDS * opposing)
-        return mirrored, max(found)[1] if found else ""
+            alone &= opposing >= max(CLOCK_PATHS, CLOCK_ODDS * agreeing)
+        return mirrored, max(found)[1] if found else "", alone
 
     def _site(self, track: Track, symptom: Symptom) -> str:
         """The end most of whose peers see the same, or begin to; "" if there is none."""

@@ -1,31 +1,42 @@
 """What perfSONAR says of a path at this moment, asked once transfers on it go badly.
 
 The network detector finds lasting changes from the readings alone, and has to be sure by itself. Here transfers have raised the
-doubt, so that one reading, which alone would be nothing, decides between network and storage. A path is ill if it loses far more
-packets than it usually does, or if its delay lies far above the usual.
+doubt, so that one reading, which alone would be nothing, helps to decide between network and storage: a reading is bad if it shows far more
+lost packets than is usual on the path, or a delay far above the usual. What the detector found says the rest, that throughput has collapsed.
 """
 
 from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from detectors.findings import Finding, Trouble
+from detectors.network import NetworkDetector
 from detectors.series import median
 from models.columns import Rows
+from models.domain import Entity, EntityKind
 
 FRESH_S = (
     1500.0  # a reading that is older says nothing of this moment: two turns of a test that comes every ten minutes
 )
 JUST_NOW_S = 600.0
+SEEN_S = 2700.0  # bad readings of so long ago still are evidence: a path that flaps is well every other time
+HELD_S = 3600.0  # what was ill is held to be so for so long, if it is not measured any more
 PAST_MOST = 144  # readings that say what is usual: a day of these
 PAST_LEAST = 6
 LOSS_FLOOR, LOSS_FACTOR = 0.004, 4.0  # a burst of fewer comes on any path now and then
-LOST = 0.01  # one reading in a thousand shows so much by chance
+KEPT_OUT = (
+    0.5  # of the packets: where so many are usually lost, a firewall keeps probes out, and nobody measures the path
+)
 DELAY_FLOOR_MS, DELAY_SHARE, JITTERS = 4.0, 0.5, 3.0  # beyond the usual, and beyond what the queues explain
+# Log of the odds that bad readings bring. Bursts make one in some hundred bad; two of one path within the hour are next to never by chance.
+ONE_BAD, MORE_BAD, SURE = 5.0, 4.0, 12.0
+PEERS, PEERS_SHARE = 3, 0.5  # paths of a site that are ill, before all of it is, and of those just measured
+TOLD_S = 3 * 3600.0  # what was found is told of for so long after it was over
 
 
 class Sky(enum.Enum):
@@ -45,13 +56,15 @@ class Outlook:
     usual_loss: float
     delay_ms: float
     usual_delay_ms: float
-    sure: bool  # it is ill by more than one reading, or by one that no burst explains
+    sure: bool  # it is ill by more than one reading
+    doubt: float  # log of the odds that perfSONAR brings against the path, 0 unless it is ill
 
 
 @dataclass(slots=True)
 class _Reading:
     at: float
     value: float
+    jitter: float = 0.0  # of a delay: the standard deviation within the test
 
 
 class _Past:
@@ -65,13 +78,55 @@ class _Past:
         if not self._all or at > self._all[-1].at:
             self._all.append(_Reading(at, value))
 
-    def between(self, begin: float, end: float) -> list[float]:
-        return [one.value for one in self._all if begin <= one.at <= end]
+    def take_jitter(self, at: float, value: float) -> None:
+        """Take the standard deviation of the test that came last; that of another changes nothing."""
+        if self._all and self._all[-1].at == at:
+            self._all[-1].jitter = value
 
-    def usual(self, at: float) -> float:
-        """The median of what came before; NaN of too few."""
-        values = [one.value for one in self._all if one.at < at - FRESH_S]
-        return median(values) if len(values) >= PAST_LEAST else float("nan")
+    def between(self, begin: float, end: float) -> list[_Reading]:
+        return [one for one in self._all if begin <= one.at <= end]
+
+    def before(self, at: float) -> list[_Reading]:
+        """What says what is usual at a time; nothing of too few."""
+        past = [one for one in self._all if one.at < at - FRESH_S]
+        return past if len(past) >= PAST_LEAST else []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Usual:
+    """What is usual on a path; NaN where that is not known."""
+
+    loss: float
+    delay_ms: float
+    jitter_ms: float
+
+    def lost(self, one: _Reading) -> bool:
+        return one.value >= max(LOSS_FLOOR, LOSS_FACTOR * float(np.nan_to_num(self.loss)))
+
+    def far(self, one: _Reading) -> bool:
+        queues = JITTERS * max(0.0, one.jitter - self.jitter_ms)
+        return one.value > self.delay_ms + DELAY_FLOOR_MS + DELAY_SHARE * abs(self.delay_ms) + queues
+
+
+class _Path:
+    """What was measured between two sites."""
+
+    def __init__(self) -> None:
+        self.losses, self.delays = _Past(), _Past()
+
+    def usual(self, at: float) -> _Usual:
+        losses, delays = self.losses.before(at), self.delays.before(at)
+        return _Usual(
+            loss=_middle([one.value for one in losses]),
+            delay_ms=_middle([one.value for one in delays]),
+            jitter_ms=_middle([one.jitter for one in delays]),
+        )
+
+    def readings(self, usual: _Usual, begin: float, end: float) -> Iterator[tuple[float, bool]]:
+        """When each reading of a time was made and whether it is bad, of one quantity after the other."""
+        if not usual.loss >= KEPT_OUT:
+            yield from ((one.at, usual.lost(one)) for one in self.losses.between(begin, end))
+        yield from ((one.at, usual.far(one)) for one in self.delays.between(begin, end))
 
 
 class Weather:
@@ -80,46 +135,87 @@ class Weather:
     def __init__(self, site: Callable[[str], str] = str) -> None:
         """`site` says what perfSONAR's sites are called where paths are written by the names of storage elements."""
         self._site = site
+        self._network = NetworkDetector()
         self.reset()
 
     def reset(self) -> None:
-        self._paths: dict[str, dict[str, _Past]] = {}
+        self._paths: dict[str, _Path] = {}
         self._of_site: dict[str, list[str]] = {}
+        self._network.reset()
+        self._found: dict[str, Finding] = {}  # by id, as last told of
 
-    def absorb(self, readings: Rows) -> None:
-        """Readings with the sites of both ends; those of which one is not known are left out."""
+    def absorb(self, readings: Rows) -> list[Finding]:
+        """Readings with the sites of both ends; return every turn of what the network detector makes of them, in order."""
         names = ("source_site", "destination_site", "quantity", "value", "at")
         columns = [np.asarray(readings[name]).tolist() for name in names]
         for source, destination, quantity, value, at in zip(*columns, strict=True):
             if quantity in {"packet_loss", "delay_mean", "delay_sd"} and source and destination:
                 path = f"{source}>{destination}".casefold()
                 if path not in self._paths:
-                    self._paths[path] = {}
+                    self._paths[path] = _Path()
                     for site in (source.casefold(), destination.casefold()):
                         self._of_site.setdefault(site, []).append(path)
-                self._paths[path].setdefault(quantity, _Past()).take(at, value)
+                measured = self._paths[path]
+                match quantity:
+                    case "packet_loss":
+                        measured.losses.take(at, value)
+                    case "delay_mean":
+                        measured.delays.take(at, value)
+                    case _:
+                        measured.delays.take_jitter(at, value)
+        turns = self._network.absorb(readings)
+        for finding in turns:
+            self._found[finding.id] = finding
+            for old in [one for one in self._found.values() if _over(one, finding.updated_at.timestamp() - TOLD_S)]:
+                del self._found[old.id]
+        return turns
+
+    def found(self, at: float) -> list[Finding]:
+        """What was found and lasted at a time, in seconds, the oldest first."""
+        return [finding for finding in self._found.values() if finding.lasts(at)]
+
+    def found_of(self, culprit: Entity, at: float) -> list[Finding]:
+        """What of it is of a site, or of a path, written `S>T`, or one of its ends."""
+        ends = [self._site(end).casefold() for end in culprit.name.split(">")]
+        return [finding for finding in self.found(at) if _concerns(finding, ends)]
 
     def of(self, path: str, at: float, *, since: float | None = None) -> Outlook:
-        """How a path, written `S>T`, is at a time; by the readings since another time alone if one is given."""
-        past = self._paths.get(">".join(map(self._site, path.split(">"))).casefold(), {})
-        begin = at - FRESH_S if since is None else since
-        losses = past.get("packet_loss")
-        loss, usual_loss = _worst(losses, begin, at)
-        delay, usual_delay = _worst(past.get("delay_mean"), begin, at)
-        jitter, usual_jitter = _worst(past.get("delay_sd"), begin, at)
-        queues = JITTERS * max(0.0, np.nan_to_num(jitter) - np.nan_to_num(usual_jitter))
-        limit = max(LOSS_FLOOR, LOSS_FACTOR * np.nan_to_num(usual_loss))
-        lossy = loss >= limit
-        far = delay - usual_delay > DELAY_FLOOR_MS + DELAY_SHARE * abs(usual_delay) + queues
-        known = not (np.isnan(loss) and np.isnan(delay))
-        return Outlook(
-            sky=Sky.ILL if lossy or far else Sky.WELL if known else Sky.UNKNOWN,
-            loss=loss,
-            usual_loss=usual_loss,
-            delay_ms=delay,
-            usual_delay_ms=usual_delay,
-            sure=bool(far or loss >= LOST or (losses and sum(one >= limit for one in losses.between(begin, at)) > 1)),
+        """How a path, written `S>T`, is at a time; by the readings since another time alone if one is given.
+
+        It is ill if its newest reading is bad, or two of the last three quarters of an hour are.
+        """
+        measured = self._paths.get(">".join(map(self._site, path.split(">"))).casefold(), _Path())
+        usual = measured.usual(at)
+        known, seen, held = (at - FRESH_S, at - SEEN_S, at - HELD_S) if since is None else (since,) * 3
+        readings = list(measured.readings(usual, held, at))
+        bad = sum(is_bad for when, is_bad in readings if when >= seen)
+        collapsed = any(
+            one.trouble is Trouble.THROUGHPUT for one in self.found_of(Entity(EntityKind.NETWORK, path), at)
         )
+        fresh = any(when >= known for when, _ in readings)
+        ill = collapsed or _last_bad(readings) or (bad > 1 and fresh)
+        sky = Sky.ILL if ill else Sky.WELL if fresh else Sky.UNKNOWN
+        return Outlook(
+            sky=sky,
+            loss=max((one.value for one in measured.losses.between(known, at)), default=float("nan")),
+            usual_loss=usual.loss,
+            delay_ms=max((one.value for one in measured.delays.between(known, at)), default=float("nan")),
+            usual_delay_ms=usual.delay_ms,
+            sure=collapsed or (ill and bad > 1),
+            doubt=0.0 if not ill else SURE if collapsed else min(SURE, ONE_BAD + MORE_BAD * max(bad - 1, 0)),
+        )
+
+    def blamed(self, path: str, at: float) -> Entity:
+        """What is ill if a path is: the site at one end of it, if most of that site's paths are so, or else the path."""
+        for site in path.split(">"):
+            if self.of(path, at).sky is Sky.ILL and self.sick(site, at):
+                return Entity(EntityKind.SITE, site)
+        return Entity(EntityKind.NETWORK, path)
+
+    def sick(self, site: str, at: float) -> bool:
+        """Whether most of a site's paths are ill by what was measured just now."""
+        ill, measured = self.peers(site, at)
+        return ill >= PEERS and ill >= PEERS_SHARE * measured
 
     def peers(self, site: str, at: float) -> tuple[int, int]:
         """How many paths from and to a site are ill by what was measured just now, and of how many that is known."""
@@ -128,9 +224,33 @@ class Weather:
         ]
         return skies.count(Sky.ILL), len(skies) - skies.count(Sky.UNKNOWN)
 
+    def recovered(self, culprit: Entity, at: float) -> bool:
+        """Whether a site or a path that was ill within the hour is well by all that was measured lately."""
+        if culprit.kind is EntityKind.SITE:
+            ill, measured = self.peers(culprit.name, at)
+            return measured >= PEERS and ill < PEERS_SHARE * measured
+        measured_path = self._paths.get(">".join(map(self._site, culprit.name.split(">"))).casefold(), _Path())
+        readings = list(measured_path.readings(measured_path.usual(at), at - HELD_S, at))
+        late = [bad for when, bad in readings if when >= at - FRESH_S]
+        return any(bad for _, bad in readings) and bool(late) and not any(late)
 
-def _worst(past: _Past | None, begin: float, at: float) -> tuple[float, float]:
-    """The highest of the latest readings, and the usual; NaN where they are not known."""
-    if past is None:
-        return float("nan"), float("nan")
-    return max(past.between(begin, at), default=float("nan")), past.usual(at)
+
+def _middle(values: list[float]) -> float:
+    return median(values) if values else float("nan")
+
+
+def _last_bad(readings: list[tuple[float, bool]]) -> bool:
+    """Whether a reading is bad that was made in the newest test; loss and delay are measured within seconds."""
+    newest = max((when for when, _ in readings), default=0.0)
+    return any(bad for when, bad in readings if when >= newest - 60.0)
+
+
+def _over(finding: Finding, before: float) -> bool:
+    return finding.closed_at is not None and finding.closed_at.timestamp() < before
+
+
+def _concerns(finding: Finding, ends: list[str]) -> bool:
+    """Whether it is of a site, or of the path between two, by their names folded."""
+    if finding.culprit.kind is EntityKind.SITE:
+        return finding.culprit.name.casefold() in ends
+    return ">".join(ends) in {path.casefold() for path in finding.paths}

@@ -171,6 +171,7 @@ class Evidence:
     rules: tuple[str, ...] = ()  # Rucio rules whose requests are affected, as far as the events name them
     network: Mapping[str, float] = field(default_factory=dict)  # perfSONAR's numbers; `usual_…`: those of the last day
     limits: Mapping[str, float] = field(default_factory=dict)  # what limits are made of: medians in seconds
+    findings: tuple[str, ...] = ()  # what perfSONAR alone shows of the paths concerned, and lasts: one sentence each
     examples: tuple[Example, ...] = ()
     role: str = ""  # in which the culprit is blamed: a column of `detectors.localisation`, "" for any
 

@@ -141,8 +141,8 @@ def test_of_a_network_in_doubt_less_has_to_be_seen(transfers):
     path = transfers["source"].str.startswith("A_") & transfers["destination"].str.startswith("D_")
     few = path & (np.cumsum(path) <= 4)
     assert blamed(transfers, few) == []
-    assert blamed(transfers, few, doubtful=lambda name: name == "A>D") == [("network:A>D", "network")]
-    assert blamed(transfers, few, doubtful=lambda name: name == "D>A") == []
+    assert blamed(transfers, few, doubt=lambda name: 12.0 * (name == "A>D")) == [("network:A>D", "network")]
+    assert blamed(transfers, few, doubt=lambda name: 12.0 * (name == "D>A")) == []
 
 
 def test_the_factor_is_exact_for_few():

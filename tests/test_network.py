@@ -384,3 +384,12 @@ def test_the_counts_account_for_every_reading():
 
 def test_no_readings_are_no_trouble():
     assert NetworkDetector().absorb(frame([])) == []
+
+
+def test_a_detour_of_one_path_alone_is_no_clock_however_far():
+    far = during(2 * DAY, 3 * DAY, 150.0)
+    turns, _ = found(mesh(delay=lambda s, d: far if (s, d) == ("ALPHA", "BETA") else lambda at: 0.0))
+    first = turns[0]
+    assert (first.trouble, str(first.culprit)) == (Trouble.DELAY, "network:ALPHA>BETA")
+    assert first.kind is IncidentKind.DEGRADED_NETWORK
+    assert {turn.trouble for turn in turns} == {Trouble.DELAY}

@@ -190,8 +190,8 @@ NOW = START + 86_400.0
 
 def readings(source, destination, quantity, at, value):
     at = np.atleast_1d(np.asarray(at, dtype=float))
-    columns = {"source_site": source, "destination_site": destination, "quantity": quantity, "value": value}
-    return pd.DataFrame(columns | {"at": at})
+    columns = {"source_site": source, "destination_site": destination, "source_host": "", "destination_host": ""}
+    return pd.DataFrame(columns | {"quantity": quantity, "value": value, "at": at})
 
 
 def test_a_path_is_ill_by_loss_or_by_delay_and_else_well_or_unknown(weather):
@@ -204,13 +204,28 @@ def test_a_path_is_ill_by_loss_or_by_delay_and_else_well_or_unknown(weather):
     weather.absorb(readings("A", "B", "packet_loss", NOW + 600.0, 0.005))
     assert weather.of("A>B", NOW + 600.0).sure
     weather.absorb(readings("A", "C", "delay_mean", NOW, 60.0))
-    assert weather.of("a>c", NOW).sure
+    assert weather.of("a>c", NOW).sky is Sky.ILL
+    assert weather.of("a>c", NOW).doubt < weather.of("A>B", NOW + 600.0).doubt
+
+
+def test_a_burst_is_over_with_the_next_reading_and_a_path_that_flaps_is_not(weather):
+    weather.absorb(readings("A", "B", "packet_loss", [NOW, NOW + 600.0], [0.03, 0.0]))
+    assert weather.of("A>B", NOW + 600.0).sky is Sky.WELL
+    assert weather.of("A>B", NOW + 600.0).doubt == 0.0
+    weather.absorb(readings("A", "B", "packet_loss", [NOW + 1200.0, NOW + 1800.0], [0.03, 0.0]))
+    assert weather.of("A>B", NOW + 1800.0).sure
+
+
+def test_who_is_always_kept_out_by_a_firewall_is_not_measured(weather):
+    weather.absorb(readings("B", "C", "packet_loss", START + 600.0 * np.arange(144), 1.0))
+    assert weather.of("B>C", NOW).sky is Sky.UNKNOWN
+    weather.absorb(readings("A", "B", "packet_loss", NOW, 1.0))
+    assert weather.of("A>B", NOW).sky is Sky.ILL  # for the first time
 
 
 def test_queues_are_no_longer_route(weather):
-    weather.absorb(readings("A", "B", "delay_sd", START + 600.0 * np.arange(144), 0.2))
-    weather.absorb(readings("A", "B", "delay_sd", NOW, 20.0))
     weather.absorb(readings("A", "B", "delay_mean", NOW, 60.0))
+    weather.absorb(readings("A", "B", "delay_sd", NOW, 20.0))
     assert weather.of("A>B", NOW).sky is Sky.WELL
 
 

@@ -186,6 +186,8 @@ def _facts(incident: Incident) -> Iterable[tuple[str, str]]:
         yield "Times (medians)", " · ".join(times(evidence.limits))
     if evidence.network:
         yield "Network", " · ".join(readings(evidence.network))
+    if evidence.findings:
+        yield "perfSONAR", " · ".join(clean(finding, 200) for finding in evidence.findings)
     if evidence.links:
         yield "Links", _counts(evidence.links)
     if evidence.activities:
