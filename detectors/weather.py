@@ -122,11 +122,12 @@ class _Path:
             jitter_ms=_middle([one.jitter for one in delays]),
         )
 
-    def readings(self, usual: _Usual, begin: float, end: float) -> Iterator[tuple[float, bool]]:
-        """When each reading of a time was made and whether it is bad, of one quantity after the other."""
+    def readings(self, usual: _Usual, begin: float, end: float, *, clock_off: bool) -> Iterator[tuple[float, bool]]:
+        """When each reading of a time was made and whether it is bad, of one quantity after the other. Delays by a clock say nothing."""
         if not usual.loss >= KEPT_OUT:
             yield from ((one.at, usual.lost(one)) for one in self.losses.between(begin, end))
-        yield from ((one.at, usual.far(one)) for one in self.delays.between(begin, end))
+        if not clock_off:
+            yield from ((one.at, usual.far(one)) for one in self.delays.between(begin, end))
 
 
 class Weather:
@@ -184,14 +185,12 @@ class Weather:
 
         It is ill if its newest reading is bad, or two of the last three quarters of an hour are.
         """
-        measured = self._paths.get(">".join(map(self._site, path.split(">"))).casefold(), _Path())
-        usual = measured.usual(at)
+        measured = self._path(path)
+        usual, found = measured.usual(at), self.found_of(Entity(EntityKind.NETWORK, path), at)
         known, seen, held = (at - FRESH_S, at - SEEN_S, at - HELD_S) if since is None else (since,) * 3
-        readings = list(measured.readings(usual, held, at))
+        readings = list(measured.readings(usual, held, at, clock_off=any(map(_has_jumped, found))))
         bad = sum(is_bad for when, is_bad in readings if when >= seen)
-        collapsed = any(
-            one.trouble is Trouble.THROUGHPUT for one in self.found_of(Entity(EntityKind.NETWORK, path), at)
-        )
+        collapsed = any(one.trouble is Trouble.THROUGHPUT for one in found)
         fresh = any(when >= known for when, _ in readings)
         ill = collapsed or _last_bad(readings) or (bad > 1 and fresh)
         sky = Sky.ILL if ill else Sky.WELL if fresh else Sky.UNKNOWN
@@ -204,6 +203,9 @@ class Weather:
             sure=collapsed or (ill and bad > 1),
             doubt=0.0 if not ill else SURE if collapsed else min(SURE, ONE_BAD + MORE_BAD * max(bad - 1, 0)),
         )
+
+    def _path(self, path: str) -> _Path:
+        return self._paths.get(">".join(map(self._site, path.split(">"))).casefold(), _Path())
 
     def blamed(self, path: str, at: float) -> Entity:
         """What is ill if a path is: the site at one end of it, if most of that site's paths are so, or else the path."""
@@ -229,10 +231,15 @@ class Weather:
         if culprit.kind is EntityKind.SITE:
             ill, measured = self.peers(culprit.name, at)
             return measured >= PEERS and ill < PEERS_SHARE * measured
-        measured_path = self._paths.get(">".join(map(self._site, culprit.name.split(">"))).casefold(), _Path())
-        readings = list(measured_path.readings(measured_path.usual(at), at - HELD_S, at))
+        path, jumped = self._path(culprit.name), any(map(_has_jumped, self.found_of(culprit, at)))
+        readings = list(path.readings(path.usual(at), at - HELD_S, at, clock_off=jumped))
         late = [bad for when, bad in readings if when >= at - FRESH_S]
         return any(bad for _, bad in readings) and bool(late) and not any(late)
+
+
+def _has_jumped(finding: Finding) -> bool:
+    """Whether it is of a clock that has jumped: the delays of its paths are wrong."""
+    return finding.trouble is Trouble.CLOCK and finding.before is not None
 
 
 def _middle(values: list[float]) -> float:

@@ -238,3 +238,11 @@ def test_a_clock_makes_no_transfer_of_its_site_an_incident_of_the_network():
     readings = measured(10, delay=clock_of("S2", 6 * HOUR, 12 * HOUR))
     found, _ = lived(transfers(10), readings, hours=10)
     assert found == []
+
+
+def test_delays_by_a_clock_that_jumped_make_no_path_ill():
+    weather = Weather()
+    weather.absorb(measured(8, delay=clock_of("S2", 6 * HOUR, 12 * HOUR)))
+    at = START + 8 * HOUR
+    assert weather.of("S0>S2", at).sky is Sky.WELL  # by its losses
+    assert not weather.sick("S2", at)
