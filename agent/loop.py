@@ -32,6 +32,7 @@ from models.domain import IncidentKind, IncidentStatus, SourceError
 from models.drift import Alarm
 from models.events import Page, event_keys
 from models.history import RETAINED, retained
+from models.measurements import lately
 from storage.ledger import Ledger, Transaction
 
 log = structlog.get_logger()
@@ -280,7 +281,7 @@ class Agent:
             for stream in long:
                 rows = tx.rows(stream)
                 if stream != OBSERVED:
-                    tx.replace_rows(stream, rows[_lately(rows)])
+                    tx.replace_rows(stream, rows[lately(rows, RETAINED)] if stream == READINGS else rows.tail(RETAINED))
                     continue
                 keep = retained(rows)
                 self._put_by(tx, rows[~keep])
@@ -315,15 +316,6 @@ def _log_found(findings: Sequence[Finding]) -> None:
 def _reading_times(page: Page) -> npt.NDArray[np.float64]:
     """When each reading was made, shape (n,), in seconds."""
     return page.rows["at"].to_numpy(np.float64) if len(page.rows) else np.empty(0)
-
-
-def _lately(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """The newest rows by order; of tests of throughput, which are rare and judged by weeks of them, so many more."""
-    keep = np.zeros(len(rows), dtype=np.bool_)
-    keep[-RETAINED:] = True
-    if "quantity" in rows:
-        keep[np.flatnonzero(rows["quantity"] == "throughput")[-RETAINED // 4 :]] = True
-    return keep
 
 
 def _newest(times: npt.NDArray[np.float64]) -> float | None:

@@ -128,6 +128,14 @@ def reading_keys(readings: pd.DataFrame) -> npt.NDArray[np.uint64]:
     return pd.util.hash_array(told_by.to_numpy(dtype=object), categorize=False)
 
 
+def lately(readings: pd.DataFrame, newest: int) -> npt.NDArray[np.bool_]:
+    """Say which readings to keep: the newest by order, and a quarter as many tests of throughput, which are rare and judged by weeks of them."""
+    keep = np.zeros(len(readings), dtype=np.bool_)
+    keep[-newest:] = True
+    keep[np.flatnonzero(readings["quantity"] == "throughput")[-newest // 4 :]] = True
+    return keep
+
+
 def empty_readings() -> pd.DataFrame:
     """No readings, in the form of a batch."""
     return decode_readings_table(pd.DataFrame(), now=datetime.fromisoformat("2000-01-01T00:00:00+00:00"))[0]

@@ -12,7 +12,7 @@ from detectors.covers import Cover, Covers
 from detectors.incidents import IncidentBook
 from detectors.weather import Sky, Weather
 from models.domain import Entity, IncidentKind
-from models.measurements import READING_COLUMNS
+from models.measurements import READING_COLUMNS, lately
 
 START = 1_500_000_000.0
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
@@ -246,3 +246,11 @@ def test_delays_by_a_clock_that_jumped_make_no_path_ill():
     at = START + 8 * HOUR
     assert weather.of("S0>S2", at).sky is Sky.WELL  # by its losses
     assert not weather.sick("S2", at)
+
+
+def test_tests_of_throughput_are_kept_for_longer():
+    readings = measured(4 * 24, every=HOUR, bits=lambda path, at: 4e9)
+    kept = readings[lately(readings, 1000)]
+    assert len(kept[kept["quantity"] != "throughput"]) <= 1000
+    assert np.count_nonzero(kept["quantity"] == "throughput") == 250
+    assert kept["quantity"].tail(1000).tolist() == readings["quantity"].tail(1000).tolist()
