@@ -37,7 +37,12 @@ from storage.ledger import Ledger, Transaction
 
 log = structlog.get_logger()
 
-OBSERVED, READINGS, REQUESTS = "observed", "readings", "requests"  # streams of rows in the ledger
+OBSERVED, READINGS, REQUESTS, DELETIONS = (
+    "observed",
+    "readings",
+    "requests",
+    "deletions",
+)  # streams of rows in the ledger
 JUDGED_UNTIL = "judged-until"
 ARCHIVED = "archived-transfers"  # how many have left the ledger for the archive
 KEPT = "observed-kept"  # rows that the last compaction left: of many rare links that may be more than the newest
@@ -167,6 +172,7 @@ class Agent:
     def _rebuild(self) -> None:
         with self.ledger.begin(write=False) as tx:
             observed, readings, requests = tx.rows(OBSERVED), tx.rows(READINGS), tx.rows(REQUESTS)
+            deletions = tx.rows(DELETIONS)
             until = tx.setting(JUDGED_UNTIL)
             incidents = tx.incidents(status=IncidentStatus.OPEN) + tx.incidents(status=IncidentStatus.CLOSED, limit=200)
             self._keys = {source.name: SeenKeys(tx.known_keys(source.name)) for source in self._events}
@@ -175,7 +181,12 @@ class Agent:
         self._watch.covers = self._calendar.covers
         of_transfers = [one for one in incidents if one.kind is not IncidentKind.SILENT_FEED]
         self._watch.reset(
-            observed=observed, readings=readings, requests=requests, incidents=of_transfers, until=_number(until)
+            observed=observed,
+            readings=readings,
+            requests=requests,
+            deletions=deletions,
+            incidents=of_transfers,
+            until=_number(until),
         )
         log.debug("caches-rebuilt", observed=len(observed), readings=len(readings))
 
@@ -233,7 +244,8 @@ class Agent:
         observation = taken.observation
         self._calendar.record(tx, now)
         self._feeds.record(tx)
-        for stream, rows in ((OBSERVED, observation.observed), (REQUESTS, observation.requests)):
+        kept = {OBSERVED: observation.observed, REQUESTS: observation.requests, DELETIONS: observation.deletions}
+        for stream, rows in kept.items():
             if len(rows):
                 tx.append_rows(stream, rows)
         for incident in observation.changed:
@@ -268,7 +280,7 @@ class Agent:
         """Drop what nothing needs any more, and start all caches afresh from what stays."""
         with self.ledger.begin(write=False) as tx:
             marks = {source.name: tx.watermark(source.name) for source in self._events}
-            most = dict.fromkeys((READINGS, REQUESTS), 2 * RETAINED)
+            most = dict.fromkeys((READINGS, REQUESTS, DELETIONS), 2 * RETAINED)
             most[OBSERVED] = RETAINED + max(RETAINED, int(tx.setting(KEPT) or 0))
             long = [stream for stream, rows in most.items() if tx.row_count(stream) > rows]
         many = [name for name, keys in self._keys.items() if len(keys) > MOST_KEYS]

@@ -25,6 +25,7 @@ from models.domain import (
     DecisionStatus,
     FeedbackSource,
     Incident,
+    IncidentKind,
     Permission,
     RemedyCard,
 )
@@ -86,13 +87,14 @@ class Settlement:
         since = min(_applied_at(action) for action in due) - timedelta(seconds=WINDOW_S)
         with self._ledger.begin(write=False) as tx:
             observed = tx.rows_since("observed", "ended_at", since.timestamp())
+            deletions = tx.rows_since("deletions", "ended_at", since.timestamp())
             incidents = {action.id: tx.incident(action.incident_id) for action in due}
         judged = []
         for action in due:
             # As of when it was due: a daemon that was away then comes to the same verdict.
-            verdict, note = judge(
-                incidents[action.id], observed, applied_at=_applied_at(action), now=action.judge_at or now
-            )
+            incident = incidents[action.id]
+            rows = deletions if incident.kind is IncidentKind.FAILING_DELETIONS else observed
+            verdict, note = judge(incident, rows, applied_at=_applied_at(action), now=action.judge_at or now)
             card = self._cards.get(action.candidate.remedy)
             said = None if card is None or self._dry_run else self._runner.verify(action, card)
             outcome = lower(verdict, said)

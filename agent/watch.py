@@ -21,6 +21,7 @@ import pandas as pd
 from agent.intake import Words, as_rows, document_time, ended_columns, ended_flags, given_up, submitted_columns
 from detectors.clocks import Clocks
 from detectors.covers import Covers
+from detectors.deletions import Deletions
 from detectors.failures import error_classes
 from detectors.findings import Finding
 from detectors.incidents import STEP_S, IncidentBook
@@ -70,6 +71,7 @@ class Observation:
 
     observed: pd.DataFrame
     requests: pd.DataFrame  # rules of what was queued, and what was submitted and is overdue when
+    deletions: pd.DataFrame  # what was planned, and what ended
     changed: list[Incident] = field(default_factory=list)
 
     @property
@@ -77,7 +79,7 @@ class Observation:
         return int(self.observed["q50"].notna().sum()) if len(self.observed) else 0
 
 
-NOTHING = Observation(observed=pd.DataFrame(), requests=pd.DataFrame())
+NOTHING = Observation(observed=pd.DataFrame(), requests=pd.DataFrame(), deletions=pd.DataFrame())
 
 
 def forecast_by(forecaster: Forecaster, observed: pd.DataFrame) -> npt.NDArray[np.bool_]:
@@ -113,7 +115,7 @@ class Watch:
         self._weather = Weather(paths.site)
         self.book = IncidentBook(self._weather)
         self.clocks = Clocks()
-        self._patience, self._under_way = Patience(), UnderWay()
+        self._patience, self._under_way, self._deletions = Patience(), UnderWay(), Deletions()
         self.serve(forecaster)
         self._threshold = threshold
         self._paths = paths
@@ -131,6 +133,7 @@ class Watch:
         observed: pd.DataFrame,
         readings: pd.DataFrame,
         requests: pd.DataFrame,
+        deletions: pd.DataFrame,
         incidents: Sequence[Incident],
         until: float | None,
     ) -> None:
@@ -143,6 +146,7 @@ class Watch:
         self._weather.reset()
         self._patience.reset()
         self._under_way.reset()
+        self._deletions.reset()
         if len(readings):
             self.measure(readings)
         if len(requests):
@@ -150,11 +154,16 @@ class Watch:
         self._under_way_again(observed, requests)
         if len(observed):
             self._absorb(observed)
+        if len(deletions):
+            self._deletions.absorb(deletions)
         of_clocks = [one for one in incidents if one.kind is IncidentKind.CLOCK_OFF]
         self.clocks.reset(of_clocks)
-        of_transfers = [one for one in incidents if one.kind is not IncidentKind.CLOCK_OFF]
         self.book.reset(
-            incidents=of_transfers, observed=observed if len(observed) else None, until=until, covers=self.covers
+            incidents=[one for one in incidents if one.kind is not IncidentKind.CLOCK_OFF],
+            observed=observed if len(observed) else None,
+            until=until,
+            deletions=deletions[deletions["ended_at"].notna()] if len(deletions) else None,
+            covers=self.covers,
         )
 
     def _under_way_again(self, observed: pd.DataFrame, requests: pd.DataFrame) -> None:
@@ -190,7 +199,7 @@ class Watch:
         requests = [events[["request_id", "rule_id"]].take(queued)]
         self._rules.absorb(requests[0])
         ended, flags = self._forecast(events), ended_flags(events)
-        place, observed, changed = 0, [], dict[str, Incident]()
+        place, observed, deletions, changed = 0, [], [], dict[str, Incident]()
         for first, last, until in self._parts(events, flags, now):
             changed |= {incident.id: incident for incident in self._judge(until)}
             part, begin = events.iloc[first:last], place
@@ -198,6 +207,7 @@ class Watch:
             submitted = self._submit(part)
             if len(submitted["due_at"]):
                 requests.append(as_rows(submitted))
+            deletions.append(self._delete(part, until))
             if place > begin:
                 observed.append(self._end({name: values[begin:place] for name, values in ended.items()}, until))
         return Observation(
@@ -205,6 +215,7 @@ class Watch:
             if observed
             else pd.DataFrame(),
             requests=pd.concat(requests, ignore_index=True).fillna({"rule_id": ""}),
+            deletions=pd.concat(map(as_rows, deletions), ignore_index=True),
             changed=list(changed.values()),
         )
 
@@ -228,7 +239,10 @@ class Watch:
         if not np.isfinite(until):
             return []
         overdue = self._overdue(until)
-        changed = self.book.advance(None, until=until, overdue=overdue, covers=self.covers, deaf=self.deaf)
+        undeleted = self._undeleted(until)
+        changed = self.book.advance(
+            None, until=until, overdue=overdue, undeleted=undeleted, covers=self.covers, deaf=self.deaf
+        )
         return changed + self.clocks.review(self._weather.found(until), until, self.covers)
 
     def _submit(self, events: pd.DataFrame) -> Columns:
@@ -238,6 +252,17 @@ class Watch:
         self._under_way.add(submitted)
         self._under_way.end(given_up(events))
         return submitted
+
+    def _delete(self, events: pd.DataFrame, until: float) -> Columns:
+        """Judge what was deleted, take note of what is planned, and learn from it; return rows of both."""
+        deletions = self._deletions.take(events)
+        over = ~np.isnan(deletions["ended_at"])
+        ended = {name: values[over] for name, values in deletions.items()}
+        deletions["calibrates"] = over & ~deletions["failed"]
+        deletions["calibrates"][over] &= ~self.book.blamed(ended, self.covers, deletions=True)
+        self.book.advance(None, until=until, deletions=ended, covers=self.covers, deaf=self.deaf)
+        self._deletions.learn(deletions)
+        return deletions
 
     def _end(self, ended: Columns, until: float) -> Columns:
         """Judge what ended, and learn from it."""
@@ -274,6 +299,11 @@ class Watch:
             return self._under_way.overdue(until, until)
         overdue = self._under_way.overdue((self.book.until or until) - WINDOW_S, until)
         return overdue.assign(rule_id=self._rules.rules(overdue["request_id"].to_numpy(dtype=object)))
+
+    def _undeleted(self, until: float) -> pd.DataFrame:
+        """What was planned to be deleted and should have been by then, in the same way."""
+        since = until if self.deaf(until) else (self.book.until or until) - WINDOW_S
+        return self._deletions.overdue(since, until)
 
     def _forecast(self, events: pd.DataFrame) -> Columns:
         """What ended, with what was known of its path and what was forecast when it started."""

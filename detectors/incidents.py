@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -18,6 +18,7 @@ import pandas as pd
 
 from detectors.covers import Covers
 from detectors.degraded import doubt, findings_of, known_ill, still_ill
+from detectors.deletions import evidence_of
 from detectors.evidence import gather
 from detectors.kinship import akin, lies_within, same_place, shared_end
 from detectors.localisation import (
@@ -34,9 +35,9 @@ from detectors.localisation import (
 from detectors.naming import Name, name_of
 from detectors.usual import HOUR_S, Usual
 from detectors.weather import Weather
-from detectors.window import SIGNALS, WINDOW_S, Ends, Look, Recent, Signal, Window, signal_of
+from detectors.window import DELETING, SIGNALS, WINDOW_S, Ends, Look, Recent, Signal, Window, signal_of
 from models.columns import Rows
-from models.domain import Entity, EntityKind, Evidence, Incident, IncidentKind, IncidentStatus
+from models.domain import Entity, EntityKind, Evidence, Incident, IncidentKind, IncidentStatus, Share
 
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -57,7 +58,9 @@ LASTING_S = 90.0  # between the first and the last of a suspect's bad transfers:
 PART_KNOWN = 0.3  # share of a suspect's bad transfers that an older incident within it has to explain, to be the same
 BETTER = 4.0  # log of Bayes's factor that another culprit has to explain more before an incident is put down to it
 NOTHING = Covers()
-NO_ROWS = pd.DataFrame({"due_at": np.empty(0)})
+NO_ROWS = pd.DataFrame({"due_at": np.empty(0), "ended_at": np.empty(0)})
+
+Windows = Mapping[Signal, Window]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +88,17 @@ class IncidentBook:
         incidents: Sequence[Incident],
         observed: Rows | None,
         until: float | None,
+        deletions: Rows | None = None,
         covers: Covers = NOTHING,
     ) -> None:
-        """Start from the ledger: its open and lately closed incidents, its observed rows, and how far they were judged."""
+        """Start from the ledger: its open and lately closed incidents, its observed rows, those of deletions that ended, and how
+        far they were judged.
+        """
         self._incidents = {incident.id: incident for incident in incidents}
         for usual in self._usual.values():
             usual.reset()
         self._recent = Recent(None if observed is None else _uncovered(observed, covers))
+        self._deleted = Recent(None if deletions is None else _uncovered(deletions, covers))
         self._untold: dict[str, float] = {}  # minute as of which an incident's evidence is to be gathered, by incident
         self._until = until
         if until is not None:
@@ -101,13 +108,17 @@ class IncidentBook:
     def open(self) -> list[Incident]:
         return [incident for incident in self._incidents.values() if not incident.closed]
 
-    def blamed(self, observed: Rows, covers: Covers = NOTHING) -> Flags:
-        """Which transfers the culprit of an open incident, or what is covered, took part in: they do not calibrate. Shape (n,)."""
+    def blamed(self, observed: Rows, covers: Covers = NOTHING, *, deletions: bool = False) -> Flags:
+        """Which transfers the culprit of an open incident, or what is covered, took part in: they do not calibrate. Shape (n,).
+
+        With `deletions`, of rows of deletions that ended.
+        """
         blamed = _covered(observed, covers, np.asarray(observed["ended_at"], dtype=np.float64))
         if self.open:
             roles = Roles.of(observed)
             for incident in self.open:
-                blamed |= roles.touched(incident.culprit)
+                if deletions or not _of_deletions(incident):
+                    blamed |= roles.touched(incident.culprit)
         return blamed
 
     def advance(
@@ -116,29 +127,37 @@ class IncidentBook:
         *,
         until: float,
         overdue: pd.DataFrame = NO_ROWS,
+        deletions: Rows = NO_ROWS,
+        undeleted: pd.DataFrame = NO_ROWS,
         covers: Covers = NOTHING,
         deaf: Callable[[float], bool] = lambda _: False,
     ) -> list[Incident]:
         """Take in new rows and judge every whole minute up to `until` (event time); return the incidents that changed.
 
-        `overdue` are all that are under way and were due before `until`, with the columns of `detectors.stalls.UnderWay`. What
-        `covers` cover is evidence against nobody, and nothing is over because nothing was heard of when we were `deaf`.
+        `overdue` are all that are under way and were due before `until`, with the columns of `detectors.stalls.UnderWay`;
+        `deletions` that ended and `undeleted` are the same of deletions, as `detectors.deletions` makes them. What `covers` cover is
+        evidence against nobody, and nothing is over because nothing was heard of when we were `deaf`.
         """
         self._deaf = deaf
         if observed is not None:
             self._recent.add(_uncovered(observed, covers))
-        overdue = overdue[~_covered(overdue, covers, np.full(len(overdue), until))] if len(overdue) else overdue
+        self._deleted.add(_uncovered(deletions, covers))
+        overdue, undeleted = (
+            rows[~_covered(rows, covers, np.full(len(rows), until))] if len(rows) else rows
+            for rows in (overdue, undeleted)
+        )
         if self._until is None:
-            first = float(self._recent.column("ended_at", np.float64).min(initial=until))
-            self._until = math.floor(first / STEP_S) * STEP_S
+            ended = [recent.column("ended_at", np.float64) for recent in (self._recent, self._deleted)]
+            self._until = math.floor(float(np.concatenate(ended).min(initial=until)) / STEP_S) * STEP_S
         changed: dict[str, None] = {}
         if self._until + STEP_S <= until:
-            window = Window(self._recent, overdue)
+            transfers, deleted = Window(self._recent, overdue), Window(self._deleted, undeleted)
+            windows = {signal: deleted if signal is DELETING else transfers for signal in SIGNALS}
             while self._until + STEP_S <= until:
-                self._until = self._next_step(window, until)
-                changed |= dict.fromkeys(self._judge(window, self._until))
+                self._until = self._next_step(windows, until)
+                changed |= dict.fromkeys(self._judge(windows, self._until))
             for incident_id in changed:
-                self._tell(window, incident_id)
+                self._tell(windows, incident_id)
         told = [self._incidents[incident_id] for incident_id in changed]
         self._trim()
         return told
@@ -148,47 +167,51 @@ class IncidentBook:
         """Event time up to which the book has judged."""
         return self._until
 
-    def _next_step(self, window: Window, until: float) -> float:
-        """The next minute worth judging: over a gap without transfers and incidents, straight to its end."""
+    def _next_step(self, windows: Windows, until: float) -> float:
+        """The next minute worth judging: over a gap without transfers, deletions and incidents, straight to its end."""
         assert self._until is not None  # noqa: S101 - set by `advance` before its loop
         step = self._until + STEP_S
         if self.open:
             return step
-        when = np.minimum(window.ends.ended, window.ends.due)
+        when = np.concatenate([np.minimum(window.ends.ended, window.ends.due) for window in set(windows.values())])
         first = float(when[when >= self._until].min(initial=until))
         return min(max(step, math.ceil(first / STEP_S) * STEP_S), math.floor(until / STEP_S) * STEP_S)
 
     def _trim(self) -> None:
         if self._until is not None:
             for rows in self._recent.forget(self._until - WINDOW_S):
-                self._remember(rows)
+                self._remember(rows, [signal for signal in SIGNALS if signal is not DELETING])
+            for rows in self._deleted.forget(self._until - WINDOW_S):
+                self._remember(rows, [DELETING])
         forgotten = [
             i.id for i in self._incidents.values() if i.closed_at and self._age(i.closed_at) > REOPEN_S + WINDOW_S
         ]
         for incident_id in forgotten:
             del self._incidents[incident_id]
 
-    def _remember(self, rows: Rows) -> None:
+    def _remember(self, rows: Rows, signals: Sequence[Signal]) -> None:
         """What nobody is blamed for is what is usual."""
         ends, roles = Ends.of(rows), Roles.of(rows)
         size = np.nan_to_num(np.asarray(rows["bytes"], dtype=np.float64))
         blamed = np.zeros(len(ends.ended), dtype=np.bool_)
         for incident in self._incidents.values():
+            if _of_deletions(incident) and DELETING not in signals:
+                continue
             closed = math.inf if incident.closed_at is None else incident.closed_at.timestamp()
             lived = (ends.ended >= incident.opened_at.timestamp() - WINDOW_S) & (ends.ended < closed)
             blamed |= lived & roles.touched(incident.culprit)
-        for signal, usual in self._usual.items():
+        for signal in signals:
             takes_part, bad = ends.split(signal)
             rest = np.flatnonzero(takes_part & ~blamed)
-            usual.absorb(roles.take(rest), bad[rest], ends.ended[rest], size[rest])
+            self._usual[signal].absorb(roles.take(rest), bad[rest], ends.ended[rest], size[rest])
 
     def _age(self, moment: datetime) -> float:
         return (self._until or 0.0) - moment.timestamp()
 
-    def _judge(self, window: Window, at: float) -> list[str]:
+    def _judge(self, windows: Windows, at: float) -> list[str]:
         """Open, grow and close as of a whole minute; return the ids of the incidents that changed."""
         changed: list[str] = []
-        for signal in SIGNALS:
+        for signal, window in windows.items():
             look = Look(window, signal, at)
             if not self._of(signal) and np.count_nonzero(look.bad) < DOUBTED_BAD:
                 continue
@@ -258,9 +281,10 @@ class IncidentBook:
         if np.count_nonzero(look.bad[unspent]) < DOUBTED_BAD:
             return []
         roles, found = look.roles.take(unspent), []
-        usual = self._usual[look.signal].shares(roles, look.at)
+        columns, blame = look.signal.columns, look.blame.take(unspent)
+        usual = self._usual[look.signal].shares(roles, look.at, columns)
         for suspect in localise(
-            roles, look.blame.take(unspent), usual, doubt=lambda path: doubt(path, look, self._weather)
+            roles, blame, usual, columns=columns, doubt=lambda path: doubt(path, look, self._weather)
         ):
             explained = np.zeros(len(look.members), dtype=np.bool_)
             explained[unspent] = suspect.explains
@@ -275,7 +299,8 @@ class IncidentBook:
         oldest, *others = sorted(known, key=_age_order)
         renamed = self._renamed(oldest, found)
         if renamed is not oldest:
-            changed.append(self._seen(renamed, found.look.at, new=0))
+            turned = _of_deletions(oldest) and not _of_deletions(renamed)
+            changed.append(self._seen(renamed, found.look.at, new=int(found.own.sum()) if turned else 0))
         for other in others:
             bad = found.look.roles.badly(other, found.look.blame)
             if akin(other.culprit, renamed.culprit) or _share(bad, found.own) >= self._part(other):
@@ -303,6 +328,11 @@ class IncidentBook:
         """Whether an open incident already explains the suspect's bad transfers, or is itself a part of what the suspect is."""
         culprit, look = incident.culprit, found.look
         names = found.name.culprit, found.suspect.entity
+        if _of_deletions(incident) is not (look.signal is DELETING):
+            # What goes badly in both at one place has one cause; only an ill path is none of deletions, which take none.
+            path = found.name.kind is IncidentKind.DEGRADED_NETWORK
+            touched = _of_deletions(incident) and not path and _share(found.own, _blamed(culprit, look)) >= SAME_CAUSE
+            return touched or any(akin(name, culprit) for name in names)
         storage = incident.kind is IncidentKind.FAILING_TRANSFERS and culprit.kind is EntityKind.RSE
         of_network = found.name.kind is IncidentKind.DEGRADED_NETWORK
         if storage and of_network and known_ill(found.suspect, look, self._weather):
@@ -335,7 +365,7 @@ class IncidentBook:
         culprit, name, look = incident.culprit, found.name.culprit, found.look
         if not self._young(incident) or signal_of(incident.kind) is not look.signal or name == culprit:
             return None
-        if look.signal.failing:
+        if look.signal.failing or look.signal is DELETING:
             site = site_of(name.name)
             both = culprit.kind is name.kind is EntityKind.RSE and site_of(culprit.name) == site
             return Entity(EntityKind.SITE, site) if both else None
@@ -346,6 +376,8 @@ class IncidentBook:
     def _renamed(self, incident: Incident, found: Found) -> Incident:
         """The incident as it is seen now: of another kind, or put down to who explains it better."""
         name, look = found.name, found.look
+        if _of_deletions(incident) and look.signal is not DELETING:
+            return _turned(incident, name, _role(name, found.suspect))
         if signal_of(incident.kind) is not look.signal:
             return incident
         common = self._common(incident, found)
@@ -394,7 +426,7 @@ class IncidentBook:
         """Transfers of an incident that has closed since: the window still holds them, and they are no news."""
         spent = np.zeros(len(look.members), dtype=np.bool_)
         for incident in self._incidents.values():
-            if incident.closed_at is not None:
+            if incident.closed_at is not None and (look.signal is DELETING or not _of_deletions(incident)):
                 spent |= look.own(incident.culprit) & (look.since_submission < incident.closed_at.timestamp())
         return spent
 
@@ -451,15 +483,22 @@ class IncidentBook:
         self._untold[incident.id] = at
         return self._keep(replace(incident, updated_at=_utc(at), anomalous=incident.anomalous + new))
 
-    def _tell(self, window: Window, incident_id: str) -> None:
+    def _tell(self, windows: Windows, incident_id: str) -> None:
         """Gather the evidence that an incident still lacks."""
         at = self._untold.pop(incident_id, None)
         signal = signal_of(self._incidents[incident_id].kind)
         if at is None or signal is None:
             return
-        incident = self._incidents[incident_id]
-        evidence = gather(incident, Look(window, signal, at), window, self._weather)
-        evidence = replace(evidence, findings=findings_of(incident.culprit, evidence, self._weather, at))
+        incident, deletions = self._incidents[incident_id], Look(windows[DELETING], DELETING, at)
+        if signal is DELETING:
+            evidence = evidence_of(incident, deletions, windows[DELETING])
+        else:
+            own = deletions.roles.in_part_of(incident)
+            share = Share(anomalous=int((own & deletions.bad).sum()), total=int(own.sum()))
+            window = windows[signal]
+            evidence = gather(incident, Look(window, signal, at), window, self._weather)
+            findings = findings_of(incident.culprit, evidence, self._weather, at)
+            evidence = replace(evidence, deletions=share, findings=findings)
         severity = round(1.0 - math.exp(-evidence.anomalous / 40.0), 3)
         self._keep(replace(incident, severity=severity, evidence=evidence))
 
@@ -474,9 +513,30 @@ class IncidentBook:
         return incident.id
 
 
+def _of_deletions(incident: Incident) -> bool:
+    return incident.kind in DELETING.kinds
+
+
+def _blamed(culprit: Entity, look: Look) -> Flags:
+    """Which of the members went badly in a way for which a storage element or site may be blamed, at either end."""
+    site, at = "_site" if culprit.kind is EntityKind.SITE else "", look.roles.of_name
+    as_source, as_destination = (at(f"{end}{site}", culprit.name) for end in ("source", "destination"))
+    return (as_source & look.blame.source) | (as_destination & look.blame.destination)
+
+
+def _turned(incident: Incident, name: Name, role: str) -> Incident:
+    """An incident of deletions as one of transfers, which have begun to go badly there, too. Whose deletions go badly is to blame, and
+    no link or partner of it.
+    """
+    if not lies_within(incident.culprit, name.culprit):
+        return replace(incident, kind=name.kind)
+    evidence = replace(incident.evidence, role=role)
+    return replace(incident, kind=name.kind, culprit=name.culprit, confidence=name.confidence, evidence=evidence)
+
+
 def _covered(rows: Rows, covers: Covers, ended: Floats) -> Flags:
     """Which of the rows are covered by what was announced, at any time from their submission on."""
-    if not len(covers):
+    if not len(covers) or not len(ended):
         return np.zeros(len(ended), dtype=np.bool_)
     return covers.touched(Roles.of(rows), ended, np.asarray(rows["submitted_at"], dtype=np.float64))
 

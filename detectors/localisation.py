@@ -236,19 +236,26 @@ def _pairs(one: Ints, other: Ints, names: Sequence[str] | npt.NDArray[Any]) -> t
 
 
 def localise(
-    roles: Roles, bad: Blame, usual: Mapping[str, Floats], *, doubt: Callable[[str], float] = lambda _: 0.0
+    roles: Roles,
+    bad: Blame,
+    usual: Mapping[str, Floats],
+    *,
+    columns: Sequence[str] = COLUMNS,
+    doubt: Callable[[str], float] = lambda _: 0.0,
 ) -> list[Suspect]:
     """Suspects, the worst first, for which transfers went bad.
 
-    `usual` says of each column which share of each name's transfers is usually bad, `doubt` how much doubt of a network there is anyway,
-    the log of its odds; 0 for none.
+    `usual` says of each column which share of each name's transfers is usually bad, `columns` by which of them they can be blamed,
+    `doubt` how much doubt of a network there is anyway, the log of its odds; 0 for none.
     """
     left = np.ones(len(bad.source), dtype=np.bool_)
     suspects: list[Suspect] = []
     while len(suspects) < MAX_SUSPECTS and np.count_nonzero(bad.any & left) >= DOUBTED_BAD:
-        scores = {column: _score(roles, column, bad, left, usual[column]) for column in COLUMNS}
-        scores["network"] = _doubted(scores["network"], roles.known("network"), doubt)
-        scores["activity"] = _everywhere(scores["activity"], roles, bad, left, usual["link"])
+        scores = {column: _score(roles, column, bad, left, usual[column]) for column in columns}
+        if "network" in scores:
+            scores["network"] = _doubted(scores["network"], roles.known("network"), doubt)
+        if "activity" in scores:
+            scores["activity"] = _everywhere(scores["activity"], roles, bad, left, usual["link"])
         best = _best(scores)
         if best is None:
             break
@@ -268,15 +275,17 @@ def localise(
             )
         )
         left &= ~roles.touch(column, code)
-    return _gathered(suspects, roles, bad, usual)
+    return _gathered(suspects, roles, bad, usual, [column for column in WIDE if column in columns])
 
 
-def _gathered(suspects: list[Suspect], roles: Roles, bad: Blame, usual: Mapping[str, Floats]) -> list[Suspect]:
+def _gathered(
+    suspects: list[Suspect], roles: Roles, bad: Blame, usual: Mapping[str, Floats], wide: Sequence[str]
+) -> list[Suspect]:
     """Several suspects of one site or one server are that, if it explains the bad transfers as well: two causes are rare at once."""
     everyone = np.ones(len(bad.source), dtype=np.bool_)
     while len(suspects) > 1:
         found: list[tuple[float, str, int, list[Suspect]]] = []
-        for column in WIDE:
+        for column in wide:
             score = _score(roles, column, bad, everyone, usual[column])
             share = score.bad >= WIDE_SHARE * score.total
             for code in np.flatnonzero(share & (score.ratio >= MIN_RATIO)).tolist():

@@ -47,8 +47,9 @@ def name_of(suspect: Suspect, look: Look, weather: Weather, *, expected: Load | 
 
     `expected` is what it moves as a rule in a time as long as the look's; None where that is not known.
     """
-    if look.signal.failing:
-        return Name(kind=IncidentKind.FAILING_TRANSFERS, culprit=suspect.entity, confidence=suspect.confidence)
+    if len(look.signal.kinds) == 1:
+        (kind,) = look.signal.kinds
+        return Name(kind=kind, culprit=suspect.entity, confidence=suspect.confidence)
     bad = look.role(suspect.column, suspect.entity.name) & look.bad
     codes, known = look.roles.codes["network"][bad].tolist(), look.roles.known("network")
     paths = Counter(path for path in (known[code] for code in codes) if between_sites(path))

@@ -68,12 +68,12 @@ class Usual:
                 self._counts[column][slot, rows, 1] += sick[there]
                 self._counts[column][slot, rows, 2] += moved[there]
 
-    def shares(self, roles: Roles, at: float) -> Mapping[str, Floats]:
-        """The usual share of each name of each column, as of a time."""
+    def shares(self, roles: Roles, at: float, columns: Sequence[str] = COLUMNS) -> Mapping[str, Floats]:
+        """The usual share of each name of each of the columns, as of a time."""
         late = self._hours > np.floor(at / HOUR_S) - HOURS
         total, bad = self._counts["fts"][late, :, :2].sum(axis=(0, 1)) if late.any() else np.zeros(2)
         of_all = (bad + ALL_WEIGHT * self._expected) / (total + ALL_WEIGHT)
-        return {column: self._of(column, roles.known(column), late, float(of_all)) for column in COLUMNS}
+        return {column: self._of(column, roles.known(column), late, float(of_all)) for column in columns}
 
     def load(self, column: str, name: str, at: float) -> Load | None:
         """What an entity moves in an hour, as a rule; None while there is no hour to tell by."""

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors.failures import is_timeout, sides
-from detectors.localisation import Blame, Roles
+from detectors.localisation import COLUMNS, Blame, Roles
 from detectors.usual import Load
 from models.columns import Rows
 from models.domain import Entity, IncidentKind
@@ -47,10 +47,13 @@ _DTYPES: dict[str, type] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """One way in which transfers go badly, the kinds of incident that it makes, and which share of bad ones is usual on any grid."""
+    """One way in which transfers go badly, the kinds of incident that it makes, which share of bad ones is usual on any grid, and by
+    what they can be blamed.
+    """
 
     kinds: frozenset[IncidentKind]
     expected: float
+    columns: tuple[str, ...] = COLUMNS
 
     @property
     def failing(self) -> bool:
@@ -62,7 +65,8 @@ LATE = Signal(
     kinds=frozenset({IncidentKind.SLOW_TRANSFERS, IncidentKind.STALLED_TRANSFERS, IncidentKind.DEGRADED_NETWORK}),
     expected=0.05,
 )
-SIGNALS = (FAILING, LATE)
+DELETING = Signal(kinds=frozenset({IncidentKind.FAILING_DELETIONS}), expected=0.03, columns=("rse", "site"))
+SIGNALS = (FAILING, LATE, DELETING)
 
 
 def signal_of(kind: IncidentKind) -> Signal | None:
@@ -101,6 +105,8 @@ class Ends:
 
     def split(self, signal: Signal) -> tuple[Flags, Flags]:
         """Which take part in a signal, and which of all are bad."""
+        if signal is DELETING:
+            return np.ones(len(self.ended), dtype=np.bool_), self.failed | self.waited | self.slow
         if signal.failing:
             return ~self.timed_out & np.isfinite(self.ended), self.failed & ~self.timed_out
         return ~self.failed | self.timed_out, self.waited | self.slow | self.timed_out

@@ -165,6 +165,7 @@ class Evidence:
     background: float  # share of anomalous transfers that the culprit took no part in, 0..1
     as_source: Share = Share(anomalous=0, total=0)
     as_destination: Share = Share(anomalous=0, total=0)
+    deletions: Share = Share(anomalous=0, total=0)  # of the culprit, where the incident is of transfers
     links: Mapping[str, int] = field(default_factory=dict)  # anomalous transfers per link, the worst first
     activities: Mapping[str, int] = field(default_factory=dict)
     reasons: Mapping[str, int] = field(default_factory=dict)  # classes of error

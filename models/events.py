@@ -52,7 +52,9 @@ FINISHED = ("transfer-done", "stagein-done")
 FAILED = ("transfer-failed", "stagein-failed")
 SUBMITTED = ("transfer-submitted", "stagein-submitted")
 GIVEN_UP = ("transfer-submission_failed", "stagein-submission_failed", "transfer-lost", "stagein-lost")
-DELETIONS = ("deletion-planned", "deletion-done", "deletion-failed", "deletion-not-found")
+PLANNED_DELETION, FAILED_DELETION = "deletion-planned", "deletion-failed"
+ENDED_DELETIONS = ("deletion-done", FAILED_DELETION, "deletion-not-found")
+DELETIONS = (PLANNED_DELETION, *ENDED_DELETIONS)
 _STEPS = ("queued", "waiting", "preparing", "submitted", "submission_failed", "done", "failed", "lost")
 EVENT_TYPES = frozenset(
     (*DELETIONS, *(f"{kind}-{step}" for kind, step in itertools.product(("transfer", "stagein"), _STEPS)))

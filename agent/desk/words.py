@@ -184,6 +184,9 @@ def _facts(incident: Incident) -> Iterable[tuple[str, str]]:
         yield "Role", " · ".join(f"as {role} {share.anomalous} of {share.total}" for role, share in roles)
     if evidence.limits:
         yield "Times (medians)", " · ".join(times(evidence.limits))
+    if evidence.deletions.anomalous:
+        deletions = f"{evidence.deletions.anomalous} of {evidence.deletions.total}"
+        yield "Deletions", f"{deletions} there failed, crawled or waited, too"
     if evidence.network:
         yield "Network", " · ".join(readings(evidence.network))
     if evidence.findings:
@@ -204,8 +207,9 @@ def _counts(counts: Mapping[str, int], most: int = 5) -> str:
 
 
 def _examples(incident: Incident) -> Iterable[str]:
+    under_way = "not carried out" if incident.kind is IncidentKind.FAILING_DELETIONS else "still under way"
     for example in incident.evidence.examples[:5]:
-        end = "still under way" if example.ended_at is None else f"ended {moment(example.ended_at)}"
+        end = under_way if example.ended_at is None else f"ended {moment(example.ended_at)}"
         pieces = [f"{example.request_id} on {entity(example.link)}, {end}"]
         if example.duration_s is not None:
             pieces.append(f"took {duration(example.duration_s)}")

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from pydantic import Field
 
-from models.domain import BlastRadius, Example, Incident, IncidentKind, Safety
+from models.domain import BlastRadius, Example, Incident, IncidentKind, Safety, Share
 from remedies.builtin.affected import plain
 from remedies.contract import Applied, Parameters, Plan, Remedy, Run
 
@@ -65,7 +65,8 @@ def body(incident: Incident) -> str:
     """
     evidence = incident.evidence
     since, until = (f"{moment:%Y-%m-%d %H:%M} UTC" for moment in (incident.opened_at, incident.updated_at))
-    bad = f"{evidence.anomalous} of {evidence.total} transfers in {evidence.window_s / 60:.0f} minutes"
+    noun = "deletions" if incident.kind is IncidentKind.FAILING_DELETIONS else "transfers"
+    bad = f"{evidence.anomalous} of {evidence.total} {noun} in {evidence.window_s / 60:.0f} minutes"
     lines = [
         f"{_WHAT[incident.kind]} since {since}, last seen {until}.",
         "",
@@ -73,6 +74,7 @@ def body(incident: Incident) -> str:
         f"    {_quoted(evidence.summary)}",
         f"    to blame: {_quoted(str(incident.culprit))} (confidence {incident.confidence:.0%})",
         f"    {bad}; elsewhere {evidence.background:.1%}",
+        *_deletions(evidence.deletions),
         *_counted("Links, with anomalous transfers", evidence.links),
         *_counted("Errors", evidence.reasons),
         *_counted("Activities", evidence.activities),
@@ -81,8 +83,14 @@ def body(incident: Incident) -> str:
     ]
     if evidence.examples:
         lines += ["", "Examples:", ""]
-        lines += [f"    {line}" for example in evidence.examples[:10] for line in _shown(example)]
+        under_way = "not carried out" if noun == "deletions" else "still under way"
+        lines += [f"    {line}" for example in evidence.examples[:10] for line in _shown(example, under_way)]
     return "\n".join(lines)
+
+
+def _deletions(share: Share) -> Iterator[str]:
+    if share.anomalous:
+        yield f"    {share.anomalous} of {share.total} deletions there failed, crawled or waited, too"
 
 
 def _counted(heading: str, numbers: Mapping[str, float]) -> Iterator[str]:
@@ -91,8 +99,8 @@ def _counted(heading: str, numbers: Mapping[str, float]) -> Iterator[str]:
         yield from (f"    {number:g}  {_quoted(name)}" for name, number in list(numbers.items())[:10])
 
 
-def _shown(example: Example) -> Iterator[str]:
-    end = "still under way" if example.ended_at is None else f"ended {example.ended_at:%Y-%m-%d %H:%M:%S} UTC"
+def _shown(example: Example, under_way: str) -> Iterator[str]:
+    end = under_way if example.ended_at is None else f"ended {example.ended_at:%Y-%m-%d %H:%M:%S} UTC"
     yield f"request {_quoted(example.request_id)} {_quoted(example.link)} {end}"
     if example.duration_s is not None:
         expected = "" if example.expected_s is None else f" (expected {example.expected_s:.0f} s)"
