@@ -45,12 +45,14 @@ def stream():
 
 def watched(stream, sizes, *, restarted_at=None):
     """The rows that were observed in polls of these sizes, and the incidents as they stand at last; started anew after a row."""
-    now, eyes, place, observed, requests, incidents = START + timedelta(days=1), fresh(), 0, [], [], {}
+    now, eyes, place, incidents = START + timedelta(days=1), fresh(), 0, {}
+    observed, requests, deletions = [], [], []
     while place < len(stream):
         size = sizes[len(observed) % len(sizes)]
         found = eyes.observe(stream.iloc[place : place + size].reset_index(drop=True), now)
         observed.append(found.observed)
         requests.append(found.requests)
+        deletions.append(found.deletions)
         incidents |= {incident.id: incident for incident in found.changed}
         place += size
         if restarted_at is not None and place >= restarted_at:
@@ -59,6 +61,7 @@ def watched(stream, sizes, *, restarted_at=None):
                 observed=pd.concat(observed, ignore_index=True),
                 readings=pd.DataFrame(),
                 requests=pd.concat(requests, ignore_index=True),
+                deletions=pd.concat(deletions, ignore_index=True),
                 incidents=list(incidents.values()),
                 until=until,
             )

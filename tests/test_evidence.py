@@ -64,7 +64,15 @@ def found():
         ("packet_loss", np.where(at >= NOW, 0.02, 0.0)),
         ("delay_mean", np.full(len(at), 20.0)),
     ):
-        columns = {"source_site": "A", "destination_site": "B", "quantity": quantity, "value": values, "at": at}
+        hosts = {"source_host": "", "destination_host": ""}
+        columns = {
+            "source_site": "A",
+            "destination_site": "B",
+            **hosts,
+            "quantity": quantity,
+            "value": values,
+            "at": at,
+        }
         weather.absorb(pd.DataFrame(columns))
     book = IncidentBook(weather)
     told = book.advance(rows(sick=lambda frame: (frame["from"] == "A") & (frame["to"] == "B")), until=NOW + 1860.0)
