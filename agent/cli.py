@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import math
 import os
 import signal
 import sys
@@ -14,6 +13,8 @@ from typing import Any
 
 import click
 
+from agent.evaluation.commands import evaluate
+from agent.options import REPORT, SEED, FilesCommand, finite, finite_or_none
 from models.domain import AnswerKind, AnswerRefused, GridmedicError, Rating
 
 _CONFIG = click.option(
@@ -23,34 +24,6 @@ _CONFIG = click.option(
     default=None,
     help="The configuration; without it ./config.yaml.",
 )
-
-_SEED = click.IntRange(0, 2**64 - 1)  # of a world; draws tell no more of them apart
-
-
-class _FilesCommand(click.Command):
-    """A command over files, whose options that may be given several times take all the files that follow them.
-
-    So `--history a.csv b.csv` reads as a shell's wildcard leaves it. That holds after the first argument alone: before it
-    nobody could tell which of the files are the command's own.
-    """
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
-        single = {name for option in self.params for name in option.opts} - several
-        parsed: list[str] = []
-        option, values, own = "", 0, 0
-        for arg in args:
-            if arg.startswith("-"):
-                option, values = arg, 0
-            elif option in several and (values == 0 or own):
-                parsed += [option] * (values > 0)
-                values += 1
-            elif option in single and values == 0:
-                values += 1
-            else:
-                own += 1
-            parsed.append(arg)
-        return super().parse_args(ctx, parsed)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -92,18 +65,9 @@ def _operator(_context: click.Context, _option: click.Parameter, name: str | Non
         raise click.BadParameter(str(error)) from error
 
 
-def _finite(_context: click.Context, _option: click.Parameter, number: float) -> float:
-    if not math.isfinite(number):
-        raise click.BadParameter(f"{number} is no number to count with")
-    return number
-
-
-def _finite_or_none(context: click.Context, option: click.Parameter, number: float | None) -> float | None:
-    return None if number is None else _finite(context, option, number)
-
-
 _AS = click.option("--as", "by", callback=_operator, help="Your name; without it desk.console.operator.")
 _PROPOSAL = click.argument("decision", metavar="PROPOSAL")
+commands.add_command(evaluate)
 
 
 @commands.command()
@@ -135,7 +99,7 @@ def demo(config_path: Path | None) -> None:
 @commands.command()
 @_CONFIG
 @click.option("--speed", type=click.FloatRange(0.1, 3600), default=60.0, show_default=True, help="Times real time.")
-@click.option("--seed", type=_SEED, help="The same seed, the same troubles; without it the scenario's.")
+@click.option("--seed", type=SEED, help="The same seed, the same troubles; without it the scenario's.")
 def grid(config_path: Path | None, *, speed: float, seed: int | None) -> None:
     """Serve the simulated grid at the address grid.url.
 
@@ -265,12 +229,10 @@ def resume(config_path: Path | None, by: str | None) -> None:
     click.echo(_pause(config_path, by, paused=False))
 
 
-@commands.command(cls=_FilesCommand)
+@commands.command(cls=FilesCommand)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--predictions", type=click.Path(path_type=Path, dir_okay=False), help="Write each forecast to this CSV.")
-@click.option(
-    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the results to this file as JSON."
-)
+@REPORT
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, not as a table.")
 @click.option(
     "--measurements", multiple=True, type=click.Path(path_type=Path), help="perfSONAR readings that go with them."
@@ -313,13 +275,13 @@ def replay(
     click.echo(json.dumps(result, allow_nan=False) if as_json else recorded.table(result))
 
 
-@commands.command(cls=_FilesCommand)
+@commands.command(cls=FilesCommand)
 @click.argument("data", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--simulated-hours",
     type=click.FloatRange(min=0),
     default=0.0,
-    callback=_finite,
+    callback=finite,
     help="Hours of the simulated grid to add.",
 )
 @click.option(
@@ -462,10 +424,10 @@ def add(config_path: Path | None, by: str | None, directory: Path, *, promoted: 
 @click.option(
     "--days",
     type=click.FloatRange(min=0, min_open=True, max=3660),
-    callback=_finite_or_none,
+    callback=finite_or_none,
     help="Simulated days; without it as many as the scenario says.",
 )
-@click.option("--seed", type=_SEED, help="The same seed, the same bytes; without it the scenario's.")
+@click.option("--seed", type=SEED, help="The same seed, the same bytes; without it the scenario's.")
 @click.option("--out", type=click.Path(path_type=Path), help="The directory to fill; it is made, or is empty.")
 @click.option(
     "--workers",
@@ -546,222 +508,6 @@ def check(config_path: Path | None) -> None:
     if found:
         raise complaint(found, where=str(where))
     click.echo(f"{where} is good")
-
-
-@commands.group()
-def evaluate() -> None:
-    """How good it is: the forecasts, the detection, the network detector, and the whole loop."""
-
-
-@evaluate.command("loop")
-@click.argument("scenario", default="default")
-@click.option(
-    "--days",
-    type=click.FloatRange(min=0, min_open=True, max=3660),
-    callback=_finite_or_none,
-    help="Simulated days; without it as many as the scenario says.",
-)
-@click.option("--seeds", type=click.IntRange(1, 1000), default=10, show_default=True, help="So many different worlds.")
-@click.option(
-    "--policies",
-    default="none,seed,static,agent,oracle",
-    show_default=True,
-    help="Who looks after the grid, with commas between.",
-)
-@click.option(
-    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the results to this file as JSON."
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(1, 64),
-    default=2,
-    show_default=True,
-    help="Processes that share the work; they change nothing of the results.",
-)
-def evaluate_loop(
-    scenario: str, days: float | None, seeds: int, policies: str, report: Path | None, workers: int
-) -> None:
-    """Let the agent and others look after simulated grids.
-
-    SCENARIO is one of the library, or a YAML file of your own. Every policy lives through the same worlds: nobody acts (none), the
-    first rule of all with one remedy (seed), the agent's detection with a fixed remedy for each kind of incident
-    (static), the agent with simulated operators (agent), and one who knows the truth (oracle).
-    """
-    import json
-
-    from agent import telemetry
-    from agent.evaluation import report as results
-    from agent.evaluation.loop import evaluate, policies_of, progress
-    from agent.replay import check_output
-    from simulator.scenario import load
-
-    telemetry.configure("warning", "text")
-    chosen, wanted = load(scenario), policies_of(policies)
-    if report is not None:
-        check_output(report, ())
-    numbers = range(chosen.seed, chosen.seed + seeds)
-    with progress(chosen.name, wanted, seeds) as done:
-        trials = evaluate(chosen, days=days or chosen.days, seeds=numbers, policies=wanted, workers=workers, done=done)
-    found = results.report(chosen.name, trials, wanted)
-    if report is not None:
-        report.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    click.echo(results.table(found))
-
-
-@evaluate.command("detection")
-@click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...")
-@click.option(
-    "--days",
-    type=click.FloatRange(min=0, min_open=True, max=3660),
-    callback=_finite_or_none,
-    help="Simulated days; without it as many as each scenario says.",
-)
-@click.option("--seeds", type=click.IntRange(1, 1000), default=4, show_default=True, help="So many different worlds.")
-@click.option(
-    "--rules", default="agent,fixed_600s,opint,sigma3", show_default=True, help="Who looks, with commas between."
-)
-@click.option(
-    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the results to this file as JSON."
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(1, 64),
-    default=2,
-    show_default=True,
-    help="Processes that share the work; they change nothing of the results.",
-)
-def evaluate_detection(
-    scenarios: tuple[str, ...], days: float | None, seeds: int, rules: str, report: Path | None, workers: int
-) -> None:
-    """Hold incidents against what truly was wrong.
-
-    SCENARIO is one of the library, or a YAML file of your own; without one it is gauntlet. Several are judged together, and each. Every
-    rule reads the same stream of each world: the agent, the first rule of all (fixed_600s), Operational Intelligence's (opint), and
-    three standard deviations per link (sigma3).
-    """
-    import json
-
-    from agent import telemetry
-    from agent.evaluation import detection
-    from agent.evaluation import detection_report as results
-    from agent.evaluation.workers import bar
-    from agent.replay import check_output
-    from simulator.scenario import load
-
-    telemetry.configure("warning", "text")
-    chosen, wanted = [load(scenario) for scenario in scenarios or (detection.DEFAULT,)], detection.rules_of(rules)
-    tasks = detection.tasks_of(chosen, days=days, seeds=seeds, rules=wanted)
-    if report is not None:
-        check_output(report, ())
-    with bar(", ".join(scenario.name for scenario in chosen), sum(task.days for task in tasks)) as done:
-        verdicts = detection.evaluate(tasks, workers=workers, done=done)
-    found = results.report(verdicts)
-    if report is not None:
-        report.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    click.echo(results.table(found))
-
-
-@evaluate.command("forecast", cls=_FilesCommand)
-@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--history", multiple=True, type=click.Path(path_type=Path), help="Earlier events, played first and not counted."
-)
-@click.option(
-    "--train", "taught", multiple=True, type=click.Path(path_type=Path), help="Events that the rivals learn from."
-)
-@click.option(
-    "--model", type=click.Path(path_type=Path, file_okay=False), help="A trained forecaster; else the shipped one."
-)
-@click.option("--predictions", type=click.Path(path_type=Path, dir_okay=False), help="Write each forecast to this CSV.")
-@click.option(
-    "--measurements", multiple=True, type=click.Path(path_type=Path), help="perfSONAR readings that go with them."
-)
-@click.option(
-    "--site-map", type=click.Path(path_type=Path, dir_okay=False), help="perfSONAR's sites and those of RSEs."
-)
-@click.option(
-    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the results to this file as JSON."
-)
-@click.option("--plots", type=click.Path(path_type=Path), help="Draw the results into this directory.")
-def evaluate_forecast(
-    data: tuple[Path, ...],
-    history: tuple[Path, ...],
-    taught: tuple[Path, ...],
-    model: Path | None,
-    predictions: Path | None,
-    measurements: tuple[Path, ...],
-    site_map: Path | None,
-    report: Path | None,
-    plots: Path | None,
-) -> None:
-    """Judge a forecaster on recorded transfers.
-
-    DATA are files or directories of transfer events as `gridmedic replay` takes them. The model is compared with two baselines, and with two rivals
-    that learn from --train: gradient boosting on the same features, and the first design's LSTM.
-    """
-    import json
-
-    from agent import telemetry
-    from agent.replay import check_output
-    from agent.sources.files import files_of
-
-    telemetry.configure("error", "text")  # a file that cannot be read is said once, as the error that it is
-    counted, earlier, lessons, readings = map(files_of, (data, history, taught, measurements))
-    for out in (predictions, report):
-        if out is not None:
-            check_output(out, (*counted, *earlier, *lessons, *readings))
-    from agent.evaluation.forecast import evaluate, table
-
-    found = evaluate(
-        counted,
-        history=earlier,
-        train=lessons,
-        measurements=readings,
-        site_map=site_map,
-        model=model,
-        predictions=predictions,
-        plots=plots,
-    )
-    if report is not None:
-        report.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    click.echo(table(found))
-
-
-@evaluate.command("network")
-@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--seeds",
-    type=click.IntRange(1, 1000),
-    default=5,
-    show_default=True,
-    help="So many faults of a kind for each pair.",
-)
-@click.option(
-    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the results to this file as JSON."
-)
-@click.option("--plots", type=click.Path(path_type=Path), help="Draw some of the alarms into this directory.")
-def evaluate_network(data: tuple[Path, ...], seeds: int, report: Path | None, plots: Path | None) -> None:
-    """Judge the network detector on recorded perfSONAR readings.
-
-    DATA are files or directories of readings. They are played as they stand, and with faults put into them one at a time, which
-    the detector and the rules that operators use today should find.
-    """
-    import json
-
-    from agent import telemetry
-    from agent.replay import check_output
-    from agent.sources.files import files_of
-
-    telemetry.configure("error", "text")  # a file that cannot be read is said once, as the error that it is
-    files = files_of(data)
-    if report is not None:
-        check_output(report, files)
-    from agent.evaluation.network import evaluate, table
-
-    found = evaluate(files, seeds=seeds, plots=plots)
-    if report is not None:
-        report.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    click.echo(table(found))
 
 
 def _realism(directory: Path, *, seed: int, report: Path | None) -> str:
