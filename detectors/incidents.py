@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -20,24 +20,21 @@ from detectors.covers import Covers
 from detectors.degraded import doubt, findings_of, known_ill, still_ill
 from detectors.deletions import evidence_of
 from detectors.evidence import gather
-from detectors.kinship import akin, lies_within, same_place, shared_end
+from detectors.kinship import akin, lies_within, same_place
 from detectors.localisation import (
     COLUMNS,
-    COLUMNS_OF,
     DOUBTED_BAD,
-    PRICE,
     Roles,
     Suspect,
-    bayes_factor,
     localise,
-    site_of,
 )
 from detectors.naming import Name, name_of
+from detectors.recognition import Found, Recognition, of_deletions, part_of, role_of, share, young
 from detectors.usual import HOUR_S, Usual
 from detectors.weather import Weather
 from detectors.window import DELETING, SIGNALS, WINDOW_S, Ends, Look, Recent, Signal, Window, signal_of
 from models.columns import Rows
-from models.domain import Entity, EntityKind, Evidence, Incident, IncidentKind, IncidentStatus, Share
+from models.domain import EntityKind, Evidence, Incident, IncidentKind, IncidentStatus, Share
 
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -49,28 +46,12 @@ RECOVERED_MIN = 5  # of them, at least
 OTHERS_MIN = 20  # on other paths than the worst, at least, to say that only that one is ill still
 ABANDONED_S = 1800.0  # without any transfer of the culprit, nothing can be said any more
 REOPEN_S = 2700.0
-PART_OF_YOUNG = 0.5  # the same, as long as little is known of the incident
-PART_OF = 0.7  # share of an incident's bad transfers that a suspect has, to be what the incident is a part of
-SAME_CAUSE = 0.6  # share of a suspect's bad transfers that an open incident already explains
-TOGETHER_S = 900.0  # between the first signs of one cause in several places
 AMIDST_S = 240.0  # that a suspect has to last while another incident is young
 LASTING_S = 90.0  # between the first and the last of a suspect's bad transfers: what befell all at once may be over
-PART_KNOWN = 0.3  # share of a suspect's bad transfers that an older incident within it has to explain, to be the same
-BETTER = 4.0  # log of Bayes's factor that another culprit has to explain more before an incident is put down to it
 NOTHING = Covers()
 NO_ROWS = pd.DataFrame({"due_at": np.empty(0), "ended_at": np.empty(0)})
 
 Windows = Mapping[Signal, Window]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A suspect as it is seen in a look, by its name. `own` are its bad transfers among the look's members."""
-
-    name: Name
-    suspect: Suspect
-    own: Flags
-    look: Look
 
 
 class IncidentBook:
@@ -79,6 +60,7 @@ class IncidentBook:
     def __init__(self, weather: Weather | None = None) -> None:
         self._weather = weather or Weather()
         self._usual = {signal: Usual(signal.expected) for signal in SIGNALS}
+        self._recognition = Recognition(self._usual, self._weather)
         self._deaf: Callable[[float], bool] = lambda _: False
         self.reset(incidents=(), observed=None, until=None)
 
@@ -117,7 +99,7 @@ class IncidentBook:
         if self.open:
             roles = Roles.of(observed)
             for incident in self.open:
-                if deletions or not _of_deletions(incident):
+                if deletions or not of_deletions(incident):
                     blamed |= roles.touched(incident.culprit)
         return blamed
 
@@ -195,7 +177,7 @@ class IncidentBook:
         size = np.nan_to_num(np.asarray(rows["bytes"], dtype=np.float64))
         blamed = np.zeros(len(ends.ended), dtype=np.bool_)
         for incident in self._incidents.values():
-            if _of_deletions(incident) and DELETING not in signals:
+            if of_deletions(incident) and DELETING not in signals:
                 continue
             closed = math.inf if incident.closed_at is None else incident.closed_at.timestamp()
             lived = (ends.ended >= incident.opened_at.timestamp() - WINDOW_S) & (ends.ended < closed)
@@ -293,17 +275,17 @@ class IncidentBook:
 
     def _recognised(self, found: Found, changed: list[str]) -> bool:
         """Whether a suspect is of the same cause as what is open; that is then seen as what the suspect says of it."""
-        known = [incident for incident in self.open if self._one_cause(incident, found)]
+        known = [incident for incident in self.open if self._recognition.one_cause(incident, found)]
         if not known:
             return False
         oldest, *others = sorted(known, key=_age_order)
-        renamed = self._renamed(oldest, found)
+        renamed = self._recognition.renamed(oldest, found)
         if renamed is not oldest:
-            turned = _of_deletions(oldest) and not _of_deletions(renamed)
+            turned = of_deletions(oldest) and not of_deletions(renamed)
             changed.append(self._seen(renamed, found.look.at, new=int(found.own.sum()) if turned else 0))
         for other in others:
             bad = found.look.roles.badly(other, found.look.blame)
-            if akin(other.culprit, renamed.culprit) or _share(bad, found.own) >= self._part(other):
+            if akin(other.culprit, renamed.culprit) or share(bad, found.own) >= part_of(other, found.look.at):
                 self._untold.pop(other.id, None)  # nothing is to be told of it any more
                 changed.append(self._keep(_merged(other, renamed, found.look.at)))
         return True
@@ -313,7 +295,7 @@ class IncidentBook:
 
         A minute before; and some minutes before while another incident is young, for what looks new may be the same cause.
         """
-        moments = (STEP_S, AMIDST_S) if any(self._young(incident) for incident in self.open) else (STEP_S,)
+        moments = (STEP_S, AMIDST_S) if any(young(incident, found.look.at) for incident in self.open) else (STEP_S,)
         return all(
             any(akin(suspect.entity, found.name.culprit) for suspect, _ in self._suspects(found.look.before(seconds)))
             for seconds in moments
@@ -324,109 +306,11 @@ class IncidentBook:
         confident = replace(incident, confidence=found.name.confidence)
         return self._seen(confident, found.look.at, new=int(found.own.sum()))
 
-    def _one_cause(self, incident: Incident, found: Found) -> bool:
-        """Whether an open incident already explains the suspect's bad transfers, or is itself a part of what the suspect is."""
-        culprit, look = incident.culprit, found.look
-        names = found.name.culprit, found.suspect.entity
-        if _of_deletions(incident) is not (look.signal is DELETING):
-            # What goes badly in both at one place has one cause; only an ill path is none of deletions, which take none.
-            path = found.name.kind is IncidentKind.DEGRADED_NETWORK
-            touched = _of_deletions(incident) and not path and _share(found.own, _blamed(culprit, look)) >= SAME_CAUSE
-            return touched or any(akin(name, culprit) for name in names)
-        storage = incident.kind is IncidentKind.FAILING_TRANSFERS and culprit.kind is EntityKind.RSE
-        of_network = found.name.kind is IncidentKind.DEGRADED_NETWORK
-        if storage and of_network and known_ill(found.suspect, look, self._weather):
-            return False  # no storage that fails at one end makes the path lose packets
-        if any(lies_within(name, culprit) for name in names) or self._common(incident, found) is not None:
-            return True
-        known = look.roles.badly(incident, look.blame)
-        # Who is slow in one role may well be so in the other.
-        explained = _share(found.own, known if look.signal.failing else look.own(culprit))
-        # What fails for a reason of its own may be late through another's fault.
-        of_kind = signal_of(incident.kind) is look.signal
-        part = any(lies_within(culprit, name) for name in names) or (
-            of_kind and _share(known, found.own) >= self._part(incident)
-        )
-        return explained >= SAME_CAUSE or (part and (self._young(incident) or explained >= PART_KNOWN))
-
-    def _part(self, incident: Incident) -> float:
-        """Which share of an incident's bad transfers a suspect must have, to be what the incident is a part of."""
-        return PART_OF_YOUNG if self._young(incident) else PART_OF
-
-    def _young(self, incident: Incident) -> bool:
-        return self._age(incident.opened_at) <= TOGETHER_S
-
-    def _common(self, incident: Incident, found: Found) -> Entity | None:
-        """What a young incident and a suspect have in common that rather is the cause: two are rare at once.
-
-        Two storage elements of a site that fail are the site; two links that are slow are the end that they share, if it explains
-        as much as both.
-        """
-        culprit, name, look = incident.culprit, found.name.culprit, found.look
-        if not self._young(incident) or signal_of(incident.kind) is not look.signal or name == culprit:
-            return None
-        if look.signal.failing or look.signal is DELETING:
-            site = site_of(name.name)
-            both = culprit.kind is name.kind is EntityKind.RSE and site_of(culprit.name) == site
-            return Entity(EntityKind.SITE, site) if both else None
-        end = shared_end(culprit, found.suspect.entity)
-        apart = found.suspect.ratio + self._ratio(culprit, look) - PRICE
-        return end if end is not None and self._ratio(end, look) >= apart else None
-
-    def _renamed(self, incident: Incident, found: Found) -> Incident:
-        """The incident as it is seen now: of another kind, or put down to who explains it better."""
-        name, look = found.name, found.look
-        if _of_deletions(incident) and look.signal is not DELETING:
-            return _turned(incident, name, _role(name, found.suspect))
-        if signal_of(incident.kind) is not look.signal:
-            return incident
-        common = self._common(incident, found)
-        if common is not None:
-            return replace(incident, culprit=common, evidence=replace(incident.evidence, role=""))
-        says_more = _outranks(name.kind, incident.kind)
-        if name.culprit == incident.culprit:
-            return replace(incident, kind=name.kind) if says_more else incident
-        within = lies_within(incident.culprit, name.culprit)
-        wider = within and name.kind is incident.kind is IncidentKind.DEGRADED_NETWORK
-        # What was put down to one culprit for long is not put down to another.
-        if wider or (self._young(incident) and (self._explains_more(incident, found) or (says_more and within))):
-            evidence = replace(incident.evidence, role=_role(name, found.suspect))
-            return replace(
-                incident, culprit=name.culprit, kind=name.kind, confidence=name.confidence, evidence=evidence
-            )
-        return replace(incident, kind=name.kind) if says_more and akin(incident.culprit, name.culprit) else incident
-
-    def _explains_more(self, incident: Incident, found: Found) -> bool:
-        """Whether a suspect has most of an incident's bad transfers and more, and explains them much better or is wider."""
-        look, own = found.look, found.own
-        known = look.roles.badly(incident, look.blame)
-        if (
-            not known.any()
-            or np.count_nonzero(own) < np.count_nonzero(known)
-            or _share(known, own) < self._part(incident)
-        ):
-            return False
-        if lies_within(incident.culprit, found.name.culprit):
-            return True
-        return found.suspect.ratio >= self._ratio(incident.culprit, look) + BETTER
-
-    def _ratio(self, culprit: Entity, look: Look) -> float:
-        """How well a culprit explains what is bad, in the role in which it does so best."""
-        shares, found = self._usual[look.signal].shares(look.roles, look.at), [0.0]
-        for column in COLUMNS_OF[culprit.kind]:
-            known = look.roles.known(column)
-            if culprit.name in known:
-                code = known.index(culprit.name)
-                own = look.roles.touch(column, code)
-                bad, total = np.array([np.count_nonzero(own & look.bad)]), np.array([np.count_nonzero(own)])
-                found.append(float(bayes_factor(bad, total, shares[column][[code]])[0]))
-        return max(found)
-
     def _spent(self, look: Look) -> Flags:
         """Transfers of an incident that has closed since: the window still holds them, and they are no news."""
         spent = np.zeros(len(look.members), dtype=np.bool_)
         for incident in self._incidents.values():
-            if incident.closed_at is not None and (look.signal is DELETING or not _of_deletions(incident)):
+            if incident.closed_at is not None and (look.signal is DELETING or not of_deletions(incident)):
                 spent |= look.own(incident.culprit) & (look.since_submission < incident.closed_at.timestamp())
         return spent
 
@@ -513,27 +397,6 @@ class IncidentBook:
         return incident.id
 
 
-def _of_deletions(incident: Incident) -> bool:
-    return incident.kind in DELETING.kinds
-
-
-def _blamed(culprit: Entity, look: Look) -> Flags:
-    """Which of the members went badly in a way for which a storage element or site may be blamed, at either end."""
-    site, at = "_site" if culprit.kind is EntityKind.SITE else "", look.roles.of_name
-    as_source, as_destination = (at(f"{end}{site}", culprit.name) for end in ("source", "destination"))
-    return (as_source & look.blame.source) | (as_destination & look.blame.destination)
-
-
-def _turned(incident: Incident, name: Name, role: str) -> Incident:
-    """An incident of deletions as one of transfers, which have begun to go badly there, too. Whose deletions go badly is to blame, and
-    no link or partner of it.
-    """
-    if not lies_within(incident.culprit, name.culprit):
-        return replace(incident, kind=name.kind)
-    evidence = replace(incident.evidence, role=role)
-    return replace(incident, kind=name.kind, culprit=name.culprit, confidence=name.confidence, evidence=evidence)
-
-
 def _covered(rows: Rows, covers: Covers, ended: Floats) -> Flags:
     """Which of the rows are covered by what was announced, at any time from their submission on."""
     if not len(covers) or not len(ended):
@@ -551,7 +414,7 @@ def _uncovered(rows: Rows, covers: Covers) -> Rows:
 def _new(name: Name, suspect: Suspect, at: float) -> Incident:
     moment = _utc(at)
     digest = hashlib.blake2b(f"{name.kind} {name.culprit} {at}".encode(), digest_size=4).hexdigest()
-    blank = Evidence(role=_role(name, suspect), summary="", window_s=WINDOW_S, anomalous=0, total=0, background=0.0)
+    blank = Evidence(role=role_of(name, suspect), summary="", window_s=WINDOW_S, anomalous=0, total=0, background=0.0)
     return Incident(
         id=f"inc-{digest}",
         kind=name.kind,
@@ -562,14 +425,6 @@ def _new(name: Name, suspect: Suspect, at: float) -> Incident:
         severity=0.0,
         evidence=blank,
     )
-
-
-_RANK = {IncidentKind.STALLED_TRANSFERS: 0, IncidentKind.SLOW_TRANSFERS: 1, IncidentKind.DEGRADED_NETWORK: 2}
-
-
-def _outranks(kind: IncidentKind, other: IncidentKind) -> bool:
-    """Whether one says more than the other of what is late."""
-    return _RANK.get(kind, 0) > _RANK.get(other, 0)
 
 
 def _healthy(own: Flags, sick: Flags, usual: float, *, least: int = RECOVERED_MIN) -> bool:
@@ -585,17 +440,6 @@ def _without_worst(own: Flags, sick: Flags, paths: npt.NDArray[np.int64]) -> tup
         return own, sick
     rest = paths != np.bincount(paths[sick]).argmax()
     return own & rest, sick & rest
-
-
-def _role(name: Name, suspect: Suspect) -> str:
-    """In which role the culprit is blamed."""
-    return suspect.column if name.culprit == suspect.entity else name.culprit.kind.value
-
-
-def _share(part: Flags, whole: Flags) -> float:
-    """Which share of the one lies in the other; 0 of nothing."""
-    n = np.count_nonzero(part)
-    return np.count_nonzero(part & whole) / n if n else 0.0
 
 
 def _age_order(incident: Incident) -> tuple[datetime, str]:
