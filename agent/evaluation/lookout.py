@@ -21,6 +21,7 @@ from agent.evaluation.alarms import anomalous_of
 from agent.evaluation.arena import Feed
 from agent.evaluation.cases import Case
 from agent.evaluation.scratch import ScratchLedger
+from detectors.window import HISTORY_COLUMNS
 from models.domain import Incident
 from models.events import empty_events
 from models.measurements import SiteMap, empty_readings
@@ -31,18 +32,7 @@ from remedies.policy import Limits
 from storage.ledger import Transaction
 
 _ALL: Final = 1_000_000  # documents of one pass: a step brings far fewer
-_KEPT: Final = (
-    "request_id",
-    "source",
-    "destination",
-    "fts",
-    "activity",
-    "ended_at",
-    "due_at",
-    "failed",
-    "slow",
-    "reason",
-)  # of what went badly
+_KEPT: Final = ("request_id", *HISTORY_COLUMNS)  # of what went badly
 
 
 class Lookout:
