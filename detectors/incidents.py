@@ -132,7 +132,8 @@ class IncidentBook:
             ended = [recent.column("ended_at", np.float64) for recent in (self._recent, self._deleted)]
             self._until = math.floor(float(np.concatenate(ended).min(initial=until)) / STEP_S) * STEP_S
         changed: dict[str, None] = {}
-        if self._until + STEP_S <= until:
+        judged = self._until + STEP_S <= until
+        if judged:
             transfers, deleted = Window(self._recent, overdue), Window(self._deleted, undeleted)
             windows = {signal: deleted if signal is DELETING else transfers for signal in SIGNALS}
             while self._until + STEP_S <= until:
@@ -141,7 +142,8 @@ class IncidentBook:
             for incident_id in changed:
                 self._tell(windows, incident_id)
         told = [self._incidents[incident_id] for incident_id in changed]
-        self._trim()
+        if judged:
+            self._trim()
         return told
 
     @property
