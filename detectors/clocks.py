@@ -1,6 +1,6 @@
 """Incidents of clocks: a measuring host of a site whose clock has jumped, so that perfSONAR's delays there are wrong.
 
-The network is well, and no transfer is the worse for it. That somebody has to set a clock is all there is to say, so that the severity is
+By itself that slows no transfer. That somebody has to set a clock is all there is to say, so that the severity is
 low. A clock that was off from the first reading on is no news, and neither is one of which nobody can tell at which end of a path it is:
 these stay findings.
 """
@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from detectors.covers import Covers
-from detectors.findings import Finding, Trouble
+from detectors.findings import Finding
 from models.domain import Entity, EntityKind, Evidence, Incident, IncidentKind, IncidentStatus
 
 SEVERITY = 0.05
@@ -37,7 +37,7 @@ class Clocks:
 
     def review(self, found: Sequence[Finding], at: float, covers: Covers) -> list[Incident]:
         """Open, update and close by what was found and lasts at a time, in seconds; return the incidents that changed."""
-        jumped = {finding.culprit: finding for finding in found if _has_jumped(finding)}
+        jumped = {finding.culprit: finding for finding in found if _of_site(finding)}
         changed = []
         for site in dict.fromkeys([*self._incidents, *jumped]):
             before = self._incidents.get(site)
@@ -50,8 +50,8 @@ class Clocks:
         return changed
 
 
-def _has_jumped(finding: Finding) -> bool:
-    return finding.trouble is Trouble.CLOCK and finding.before is not None and finding.culprit.kind is EntityKind.SITE
+def _of_site(finding: Finding) -> bool:
+    return finding.clock_jumped and finding.culprit.kind is EntityKind.SITE
 
 
 def _reviewed(before: Incident | None, finding: Finding | None, at: float) -> Incident | None:
@@ -89,5 +89,5 @@ def _summary(finding: Finding) -> str:
     paths = f"{len(finding.paths)} paths" if len(finding.paths) > 1 else "one path"
     return (
         f"the clock of a measuring host at {finding.culprit.name} jumped by {abs(finding.now - finding.before):.0f} ms at "
-        f"{finding.since:%Y-%m-%d %H:%M} UTC, by the delays of {paths}; the network is well, and no transfer is affected"
+        f"{finding.since:%Y-%m-%d %H:%M} UTC, by the delays of {paths}; that alone slows no transfer"
     )

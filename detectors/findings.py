@@ -71,6 +71,11 @@ class Finding:
     paths: tuple[str, ...]  # `S>T` of all the pairs that have shown it
     note: str  # why it was closed, else ""
 
+    @property
+    def clock_jumped(self) -> bool:
+        """Whether it is of a clock that was right before: the delays of its paths are wrong since."""
+        return self.trouble is Trouble.CLOCK and self.before is not None
+
     def lasts(self, at: float) -> bool:
         """Whether it was open at that time, in seconds."""
         closed = math.inf if self.closed_at is None else self.closed_at.timestamp()

@@ -188,7 +188,7 @@ class Weather:
         measured = self._path(path)
         usual, found = measured.usual(at), self.found_of(Entity(EntityKind.NETWORK, path), at)
         known, seen, held = (at - FRESH_S, at - SEEN_S, at - HELD_S) if since is None else (since,) * 3
-        readings = list(measured.readings(usual, held, at, clock_off=any(map(_has_jumped, found))))
+        readings = list(measured.readings(usual, held, at, clock_off=any(one.clock_jumped for one in found)))
         bad = sum(is_bad for when, is_bad in readings if when >= seen)
         collapsed = any(one.trouble is Trouble.THROUGHPUT for one in found)
         fresh = any(when >= known for when, _ in readings)
@@ -231,15 +231,10 @@ class Weather:
         if culprit.kind is EntityKind.SITE:
             ill, measured = self.peers(culprit.name, at)
             return measured >= PEERS and ill < PEERS_SHARE * measured
-        path, jumped = self._path(culprit.name), any(map(_has_jumped, self.found_of(culprit, at)))
+        path, jumped = self._path(culprit.name), any(one.clock_jumped for one in self.found_of(culprit, at))
         readings = list(path.readings(path.usual(at), at - HELD_S, at, clock_off=jumped))
         late = [bad for when, bad in readings if when >= at - FRESH_S]
         return any(bad for _, bad in readings) and bool(late) and not any(late)
-
-
-def _has_jumped(finding: Finding) -> bool:
-    """Whether it is of a clock that has jumped: the delays of its paths are wrong."""
-    return finding.trouble is Trouble.CLOCK and finding.before is not None
 
 
 def _middle(values: list[float]) -> float:
