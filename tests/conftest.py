@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import structlog
 
 _names = itertools.count()
 
@@ -28,6 +29,13 @@ def pytest_collection_modifyitems(items):
     """Files with slow tests come first, so that no worker is left alone with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def _logs_by_default():
+    """A command sets for the whole process what is logged: the next test shall hear everything again."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
